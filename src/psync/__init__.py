@@ -1,0 +1,81 @@
+"""psync: build here, run there.
+
+The names below are psync's public Python API. Nothing is imported until a name is used, so that
+``import psync`` costs next to nothing and a command pays only for what it needs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from psync.errors import (
+        ConfigError,
+        ConnectError,
+        ConnectionLost,
+        DaemonNotRunning,
+        DestinationError,
+        ExecError,
+        Fault,
+        Interrupted,
+        NotPaired,
+        ProgramNotFound,
+        ProjectBusy,
+        ProtocolError,
+        PsyncError,
+        Refused,
+        RunLost,
+        SSHError,
+        SyncError,
+        ToolMissing,
+        TrustError,
+        UnknownTarget,
+        UsageError,
+        WrongDaemon,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConfigError",
+    "ConnectError",
+    "ConnectionLost",
+    "DaemonNotRunning",
+    "DestinationError",
+    "ExecError",
+    "Fault",
+    "Interrupted",
+    "NotPaired",
+    "ProgramNotFound",
+    "ProjectBusy",
+    "ProtocolError",
+    "PsyncError",
+    "Refused",
+    "RunLost",
+    "SSHError",
+    "SyncError",
+    "ToolMissing",
+    "TrustError",
+    "UnknownTarget",
+    "UsageError",
+    "WrongDaemon",
+    "__version__",
+]
+
+# Public names that do not live in psync.errors, and the modules that hold them.
+_HOMES: dict[str, str] = {}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(_HOMES.get(name, "psync.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
