@@ -1,0 +1,319 @@
+"""psync's configuration, and where each value came from.
+
+Layers, the later ones win: defaults, the user's file (``$XDG_CONFIG_HOME/psync/config.toml``), the
+project's (``psync.toml`` at its root), the environment (``PSYNC_…``), flags. Single variables of
+``[run.env]`` are settings of their own. There is one exception: a target that the user's file
+defines hides one of the same name in the project's file as a whole. The personal one was paired and
+may be the only one that works here, and a project that was merely downloaded must not be able to
+redirect it. For the same reason a project's file may not name ssh commands.
+
+Reading is strict: what is not known, of a wrong type or not TOML is a ``ConfigError`` naming file,
+line and key. Only the command line imports this; the engine gets plain values.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from psync.config import values
+from psync.config.layers import Key, Layer, Names, Schema, file_layer, shown_path, single_layer
+from psync.config.values import (
+    DEFAULT_SSH,
+    parse_address,
+    parse_duration,
+    parse_listen,
+    parse_on_disconnect,
+    parse_size,
+)
+from psync.errors import UnknownTarget, UsageError
+from psync.paths import ClientPaths, ServerPaths, home_directory
+
+__all__ = [
+    "ClientConfig",
+    "ServerConfig",
+    "TargetConfig",
+    "load_client",
+    "load_server",
+    "parse_address",
+    "parse_duration",
+    "parse_listen",
+    "parse_on_disconnect",
+    "parse_size",
+]
+
+PROJECT_FILE = "psync.toml"
+
+
+class TargetConfig(msgspec.Struct, frozen=True):
+    """How to reach a target.
+
+    Attributes:
+        name: its name; ``local`` is psync's own daemon on this machine.
+        host: what ssh is told to reach; the target's name unless set, empty for ``local``.
+        ssh: the ssh command and its options.
+        connect: ``auto``, ``direct`` or ``ssh``.
+        address: host and port of the daemon for a direct connection, where it is configured.
+    """
+
+    name: str
+    host: str
+    ssh: tuple[bytes, ...] = DEFAULT_SSH
+    connect: str = "auto"
+    address: tuple[str, int] | None = None
+
+
+class ClientConfig(msgspec.Struct, frozen=True):
+    """Everything configured for a client.
+
+    Attributes:
+        target: the name of the target to use (``target``); not checked, see ``find``.
+        targets: the configured ones by name (``targets.NAME``), ``local`` not among them.
+        ssh: the ssh command for hosts that are no target yet (``PSYNC_SSH``).
+        include: paths that a sync sends besides the program (``sync.include``).
+        env: names and values for the program's environment (``run.env``).
+        assets: paths that every run's sync sends (``run.assets``).
+        on_disconnect: ``keep`` or ``stop:DURATION`` where configured (``run.on_disconnect``).
+    """
+
+    target: str
+    targets: dict[str, TargetConfig]
+    ssh: tuple[bytes, ...]
+    include: tuple[bytes, ...]
+    env: tuple[tuple[bytes, bytes], ...]
+    assets: tuple[bytes, ...]
+    on_disconnect: str | None
+    layers: tuple[Layer, ...]
+
+    def origin(self, key: str) -> str:
+        """Return where the value of a dotted key came from.
+
+        ``psync.toml:12``, ``environment PSYNC_TARGET``, ``--on``, or ``default``.
+        """
+        return _origin(self.layers, key)
+
+    def disconnect_grace(self, *, detached: bool) -> float | None:
+        """Return for how many seconds a run waits for its client, None for ever.
+
+        Unless configured a foreground run waits for five minutes, a detached one for ever.
+        """
+        if self.on_disconnect is None:
+            return None if detached else 300.0
+        return parse_on_disconnect(self.on_disconnect)
+
+    def find(self, name: str | None = None) -> TargetConfig:
+        """Return the target ``name``, or the one that the configuration chose.
+
+        Raises:
+            UnknownTarget: there is none of that name.
+        """
+        chosen = self.target if name is None else name
+        if chosen == "local":
+            return TargetConfig("local", "", self.ssh)
+        if chosen in self.targets:
+            return self.targets[chosen]
+        from difflib import get_close_matches
+
+        near = get_close_matches(chosen, [*self.targets, "local"], 1)
+        origin = "default" if name is not None else self.origin("target")
+        where = "" if origin == "default" else f"{origin}: "
+        raise UnknownTarget(
+            f"{where}no target named {chosen!r}",
+            hint=f"did you mean {near[0]}?" if near else f"psync pair {chosen} makes one",
+        )
+
+
+class ServerConfig(msgspec.Struct, frozen=True):
+    """Everything configured for a daemon.
+
+    Attributes:
+        listen: addresses and ports (``listen``); port 0 is a free one.
+        origins: the web origins that may open a websocket (``origins``).
+        projects: the directory of the mirrors (``projects``).
+        log_keep: bytes of a run's output that stay on disk after clients have read them.
+        log_limit: bytes of unread output after which a run blocks.
+    """
+
+    listen: tuple[tuple[str, int], ...]
+    origins: tuple[str, ...]
+    projects: bytes
+    log_keep: int
+    log_limit: int
+    layers: tuple[Layer, ...]
+
+    def origin(self, key: str) -> str:
+        """Return where the value of a key came from; see ``ClientConfig.origin``."""
+        return _origin(self.layers, key)
+
+
+def _refuse_ssh(value: object) -> None:
+    raise UsageError(
+        "a project may not say which command reaches a host",
+        hint="put it into your own configuration, ~/.config/psync/config.toml, or into PSYNC_SSH",
+    )
+
+
+def client_schema(ssh: Any) -> Schema:
+    """Return the keys of a client's file, with ``ssh`` to check a target's ssh command."""
+    return {
+        "target": values.string,
+        "targets": Names(
+            values.target_name,
+            {
+                "host": values.destination,
+                "ssh": ssh,
+                "connect": values.connect,
+                "address": values.address,
+            },
+        ),
+        "sync": {"include": values.paths},
+        "run": {
+            "env": Names(values.variable_name, values.variable),
+            "on_disconnect": values.on_disconnect,
+            "assets": values.paths,
+        },
+    }
+
+
+_CLIENT_ENVIRONMENT = {
+    "PSYNC_TARGET": (("target",), values.string),
+    "PSYNC_SSH": (("ssh",), values.command),
+    "PSYNC_ON_DISCONNECT": (("run", "on_disconnect"), values.on_disconnect),
+}
+_CLIENT_FLAGS = {
+    "--on": (("target",), values.string),
+    "--on-disconnect": (("run", "on_disconnect"), values.on_disconnect),
+}
+_SERVER_ENVIRONMENT = {"PSYNC_LISTEN": (("listen",), values.listen)}
+_SERVER_FLAGS = {"--listen": (("listen",), values.listen)}
+
+
+def load_client(
+    *,
+    project_root: bytes | None,
+    environ: Mapping[str, str],
+    flags: Mapping[str, object] | None = None,
+) -> ClientConfig:
+    """Read a client's configuration.
+
+    Args:
+        project_root: absolute path of the project's root, None outside of any project.
+        environ: the environment.
+        flags: values of ``--on`` and ``--on-disconnect``; None and "" mean not given.
+
+    Raises:
+        ConfigError: something in it is wrong; the message names file, line and key.
+    """
+    home = home_directory(environ)
+    personal = ClientPaths.from_environ(environ).config_file
+    user = file_layer(personal, shown_path(personal, home), client_schema(values.command))
+    project = None
+    if project_root is not None:
+        shared = f"{os.fsdecode(project_root).rstrip('/')}/{PROJECT_FILE}"
+        project = file_layer(shared, shown_path(shared, home), client_schema(_refuse_ssh))
+    if user and project:
+        _hide_targets(project, user)
+    layers = _layers(
+        single_layer(flags or {}, _CLIENT_FLAGS),
+        single_layer(environ, _CLIENT_ENVIRONMENT, "environment "),
+        project,
+        user,
+    )
+    ssh = _get(layers, ("ssh",), None)
+    targets = {}
+    for name in sorted({k[1] for la in layers for k in la.tables if k[:-1] == ("targets",)}):
+        at = ("targets", name)
+        targets[name] = TargetConfig(
+            name=name,
+            host=_get(layers, (*at, "host"), name),
+            ssh=ssh or _get(layers, (*at, "ssh"), DEFAULT_SSH),
+            connect=_get(layers, (*at, "connect"), "auto"),
+            address=_get(layers, (*at, "address"), None),
+        )
+    variables = {k[2] for la in layers for k in la.values if k[:2] == ("run", "env")}
+    return ClientConfig(
+        target=_get(layers, ("target",), "local"),
+        targets=targets,
+        ssh=ssh or DEFAULT_SSH,
+        include=_get(layers, ("sync", "include"), ()),
+        env=tuple(
+            (os.fsencode(name), _get(layers, ("run", "env", name), b""))
+            for name in sorted(variables)
+        ),
+        assets=_get(layers, ("run", "assets"), ()),
+        on_disconnect=_get(layers, ("run", "on_disconnect"), None),
+        layers=layers,
+    )
+
+
+def load_server(
+    *, environ: Mapping[str, str], flags: Mapping[str, object] | None = None
+) -> ServerConfig:
+    """Read a daemon's configuration.
+
+    Args:
+        environ: the environment.
+        flags: values of ``--listen``, one string or a list; None and "" mean not given.
+
+    Raises:
+        ConfigError: something in it is wrong; the message names file, line and key.
+    """
+    home = home_directory(environ)
+    paths = ServerPaths.from_environ(environ)
+    schema: Schema = {
+        "listen": values.listen,
+        "origins": values.origins,
+        "projects": partial(values.directory, home=home),
+        "log_keep": values.size,
+        "log_limit": values.size,
+    }
+    layers = _layers(
+        single_layer(flags or {}, _SERVER_FLAGS),
+        single_layer(environ, _SERVER_ENVIRONMENT, "environment "),
+        file_layer(paths.config_file, shown_path(paths.config_file, home), schema),
+    )
+    return ServerConfig(
+        listen=_get(layers, ("listen",), (("127.0.0.1", 0),)),
+        origins=_get(layers, ("origins",), ()),
+        projects=_get(layers, ("projects",), os.fsencode(paths.projects)),
+        log_keep=_get(layers, ("log_keep",), 256 << 20),
+        log_limit=_get(layers, ("log_limit",), 1 << 30),
+        layers=layers,
+    )
+
+
+def _layers(*layers: Layer | None) -> tuple[Layer, ...]:
+    """Return the layers there are, the winning ones first."""
+    return tuple(layer for layer in layers if layer is not None)
+
+
+def _get(layers: tuple[Layer, ...], key: Key, default: Any) -> Any:
+    for layer in layers:
+        if key in layer.values:
+            return layer.values[key]
+    return default
+
+
+def _origin(layers: tuple[Layer, ...], key: str) -> str:
+    parts = key.split(".")
+    if parts[0] == "targets" and parts[-1] == "ssh" and _get(layers, ("ssh",), None):
+        key = "ssh"  # PSYNC_SSH stands above every target's own
+    for layer in layers:
+        for known in (*layer.values, *layer.tables):
+            if ".".join(known) == key:
+                return layer.origin(known)
+    return "default"
+
+
+def _hide_targets(project: Layer, user: Layer) -> None:
+    """Drop from ``project`` the targets that ``user`` defines too."""
+    for keys in (project.values, project.tables):
+        for key in [k for k in keys if k[:1] == ("targets",) and k[:2] in user.tables and k[1:]]:
+            if isinstance(keys, dict):
+                del keys[key]
+            else:
+                keys.discard(key)
