@@ -26,7 +26,7 @@ def test_every_error_is_public() -> None:
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing_of_the_kind'"):
-        _ = psync.nothing_of_the_kind
+        _ = psync.nothing_of_the_kind  # type: ignore[attr-defined]
 
 
 def test_importing_the_package_imports_none_of_its_modules() -> None:

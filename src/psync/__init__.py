@@ -6,7 +6,8 @@ The names below are psync's public Python API. Nothing is imported until a name 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+# Known to type checkers by its name; typing itself costs 8 ms, and the supervisor imports this too.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from psync.errors import (
@@ -66,15 +67,17 @@ __all__ = [
 _HOMES: dict[str, str] = {}
 
 
-def __getattr__(name: str) -> object:
-    """Import a public name when it is first used (PEP 562)."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:  # a type checker would take it for a promise of every name
 
-    value: object = getattr(import_module(_HOMES.get(name, "psync.errors")), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> object:
+        """Import a public name when it is first used (PEP 562)."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value: object = getattr(import_module(_HOMES.get(name, "psync.errors")), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
