@@ -1,0 +1,430 @@
+"""The bytes on a run's ``ctl`` socket, and those between daemon and launcher.
+
+A frame is ``!IB``: length of the payload, type; then the payload. All integers are big-endian.
+Sans I/O: ``Frame.encode`` makes bytes, ``FrameDecoder`` makes frames.
+
+The daemon connects to ``ctl`` (``record.connect_path``) and is greeted with ``Hello``. Only the
+newest connection counts; an older one is closed. A daemon that breaks the rules is disconnected
+and may connect again. All state lives in the supervisor, so nothing is lost by that.
+
+    daemon → supervisor
+        Viewers       how many clients are attached now; 0 again for each new connection
+        Stdin         bytes for the program's stdin at their offset in the stdin stream
+        StdinEof      the stream ends at this offset
+        Signal        a signal for the program's process group
+        Terminate     SIGTERM for the whole tree: the group and every descendant
+        Kill          SIGKILL for the whole tree, until nobody is left
+        Stop          the ladder: signal to the group, after the grace Terminate, 2 s later Kill
+        Floor         output below this offset is not needed by any client any more
+        CloseOutput   the last reader of a stream is gone: the program's next write gets SIGPIPE
+
+    supervisor → daemon
+        Hello         first frame of every connection
+        Started       the program was executed (not sent again where Hello already says so)
+        Grew          the log grew: look at the cursor. Coalesced: one may stand for many appends
+        StdinTaken    all stdin below this offset is in the program's pipe (or swallowed)
+        StdinClosed   the program closed its stdin; what still comes is swallowed and acknowledged
+        Exited        exit.json is on disk and the log complete; the supervisor closes and exits
+
+    daemon → launcher          launcher → daemon, one answer per request, in their order
+        Launch                     Launched | LaunchFailed
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+HEADER = Struct("!IB")
+
+MAX_STDIN = 64 * 1024
+"""Most bytes of stdin in one frame."""
+
+STDIN_WINDOW = 256 * 1024
+"""Most bytes of stdin that may be on the way: sent, and not acknowledged by ``StdinTaken``."""
+
+MAX_PAYLOAD = MAX_STDIN + 8
+"""Longest payload there is; a longer one is garbage."""
+
+_U8 = Struct("!B")
+_U32 = Struct("!I")
+_U64 = Struct("!Q")
+_I32 = Struct("!i")
+_I32_U32 = Struct("!iI")
+_HELLO = Struct("!IQB")
+
+
+class WireError(Exception):
+    """The bytes are no frames of this protocol; the connection they came from is of no more use."""
+
+
+class Frame:
+    """Base of all frames. ``TYPE`` is the number on the wire, ``SIZE`` a fixed payload's length."""
+
+    __slots__ = ()
+    TYPE = 0
+    SIZE: int | None = 0
+
+    def payload(self) -> bytes:
+        """Return the frame's payload."""
+        return b""
+
+    @classmethod
+    def parse(cls, payload: bytes) -> Frame:
+        """Make a frame of a payload whose length was checked against ``SIZE``."""
+        return cls()
+
+    def encode(self) -> bytes:
+        """Return the whole frame, header included."""
+        payload = self.payload()
+        return HEADER.pack(len(payload), self.TYPE) + payload
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self.payload() == other.payload()
+
+    def __hash__(self) -> int:
+        return hash((self.TYPE, self.payload()))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.payload()!r})"
+
+
+class _Offset(Frame):
+    """A frame that carries nothing but an offset."""
+
+    __slots__ = ("offset",)
+    SIZE = 8
+
+    def __init__(self, offset: int) -> None:
+        self.offset = offset
+
+    def payload(self) -> bytes:
+        return _U64.pack(self.offset)
+
+    @classmethod
+    def parse(cls, payload: bytes) -> Frame:
+        return cls(*_U64.unpack(payload))
+
+
+class _Number(Frame):
+    """A frame that carries one signed number."""
+
+    __slots__ = ("signum",)
+    SIZE = 4
+
+    def __init__(self, signum: int) -> None:
+        self.signum = signum
+
+    def payload(self) -> bytes:
+        return _I32.pack(self.signum)
+
+    @classmethod
+    def parse(cls, payload: bytes) -> Frame:
+        return cls(*_I32.unpack(payload))
+
+
+# daemon → supervisor
+
+
+class Viewers(Frame):
+    """``count`` clients are attached now."""
+
+    __slots__ = ("count",)
+    TYPE = 1
+    SIZE = 4
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def payload(self) -> bytes:
+        return _U32.pack(self.count)
+
+    @classmethod
+    def parse(cls, payload: bytes) -> Viewers:
+        return cls(*_U32.unpack(payload))
+
+
+class Stdin(Frame):
+    """``data`` (1 to ``MAX_STDIN`` bytes) stands at ``offset`` of the stdin stream.
+
+    What was received before is ignored, so that sending again after a resume is harmless. A hole,
+    or more than ``STDIN_WINDOW`` bytes beyond ``StdinTaken``, closes the connection.
+    """
+
+    __slots__ = ("data", "offset")
+    TYPE = 2
+    SIZE = None
+
+    def __init__(self, offset: int, data: bytes) -> None:
+        self.offset = offset
+        self.data = data
+
+    def payload(self) -> bytes:
+        return _U64.pack(self.offset) + self.data
+
+    @classmethod
+    def parse(cls, payload: bytes) -> Stdin:
+        if len(payload) <= 8:
+            raise WireError("stdin without bytes")
+        return cls(_U64.unpack_from(payload)[0], payload[8:])
+
+
+class StdinEof(_Offset):
+    """The stdin stream is ``offset`` bytes long; the program gets its end after them."""
+
+    __slots__ = ()
+    TYPE = 3
+
+
+class Signal(_Number):
+    """Send ``signum`` to the program's process group."""
+
+    __slots__ = ()
+    TYPE = 4
+
+
+class Terminate(Frame):
+    """SIGTERM to the program's group and every descendant."""
+
+    __slots__ = ()
+    TYPE = 5
+
+
+class Kill(Frame):
+    """SIGKILL to the whole tree, again and again until nobody is left."""
+
+    __slots__ = ()
+    TYPE = 6
+
+
+class Stop(Frame):
+    """``signum`` to the group; after ``grace_ms`` SIGTERM to the tree; 2 s later SIGKILL.
+
+    The supervisor runs the ladder itself, whatever becomes of the daemon. A second ``Stop`` never
+    delays a step that the first one has planned.
+    """
+
+    __slots__ = ("grace_ms", "signum")
+    TYPE = 7
+    SIZE = 8
+
+    def __init__(self, signum: int, grace_ms: int) -> None:
+        self.signum = signum
+        self.grace_ms = grace_ms
+
+    def payload(self) -> bytes:
+        return _I32_U32.pack(self.signum, self.grace_ms)
+
+    @classmethod
+    def parse(cls, payload: bytes) -> Stop:
+        return cls(*_I32_U32.unpack(payload))
+
+
+class Floor(_Offset):
+    """Output below ``offset`` is not needed any more. It never falls; the log's end bounds it."""
+
+    __slots__ = ()
+    TYPE = 8
+
+
+class CloseOutput(Frame):
+    """Close the read end of ``stream`` (1 stdout, 2 stderr); what it held unread is gone."""
+
+    __slots__ = ("stream",)
+    TYPE = 9
+    SIZE = 1
+
+    def __init__(self, stream: int) -> None:
+        self.stream = stream
+
+    def payload(self) -> bytes:
+        return _U8.pack(self.stream)
+
+    @classmethod
+    def parse(cls, payload: bytes) -> CloseOutput:
+        if payload[0] not in (1, 2):
+            raise WireError(f"there is no output stream {payload[0]}")
+        return cls(payload[0])
+
+
+# supervisor → daemon
+
+
+class Hello(Frame):
+    """The state of the run, first frame of a connection.
+
+    Attributes:
+        pid: process ID of the program, which is also its process group; 0 if it has none.
+        stdin_taken: all stdin below this offset needs not be sent again.
+        flags: ``STARTED`` (the program was executed), ``STDIN_CLOSED`` (see ``StdinClosed``),
+            ``STDIN_EOF`` (the end of stdin is known), ``STOPPING`` (a stop, terminate, kill or the
+            disconnect policy is under way, or the program has ended and its tree is cleared up).
+    """
+
+    __slots__ = ("flags", "pid", "stdin_taken")
+    TYPE = 65
+    SIZE = _HELLO.size
+
+    STARTED = 1
+    STDIN_CLOSED = 2
+    STDIN_EOF = 4
+    STOPPING = 8
+
+    def __init__(self, pid: int, stdin_taken: int, flags: int) -> None:
+        self.pid = pid
+        self.stdin_taken = stdin_taken
+        self.flags = flags
+
+    def payload(self) -> bytes:
+        return _HELLO.pack(self.pid, self.stdin_taken, self.flags)
+
+    @classmethod
+    def parse(cls, payload: bytes) -> Hello:
+        return cls(*_HELLO.unpack(payload))
+
+
+class Started(Frame):
+    """The program was executed. If that fails there is no such frame, only ``Exited``."""
+
+    __slots__ = ()
+    TYPE = 66
+
+
+class Grew(Frame):
+    """The log grew since the last ``Grew``; ``LogReader.end`` says how far."""
+
+    __slots__ = ()
+    TYPE = 67
+
+
+class StdinTaken(_Offset):
+    """All stdin below ``offset`` is in the program's pipe, or swallowed: send that much more."""
+
+    __slots__ = ()
+    TYPE = 68
+
+
+class StdinClosed(Frame):
+    """The program closed its stdin (or ended)."""
+
+    __slots__ = ()
+    TYPE = 69
+
+
+class Exited(Frame):
+    """exit.json is on disk. Last frame; the supervisor closes the connection and exits."""
+
+    __slots__ = ()
+    TYPE = 70
+
+
+# daemon → launcher, launcher → daemon
+
+
+class Launch(Frame):
+    """Fork a supervisor for the run in ``run_dir``, an absolute path; spec.json is there."""
+
+    __slots__ = ("run_dir",)
+    TYPE = 129
+    SIZE = None
+
+    def __init__(self, run_dir: bytes) -> None:
+        self.run_dir = run_dir
+
+    def payload(self) -> bytes:
+        return self.run_dir
+
+    @classmethod
+    def parse(cls, payload: bytes) -> Launch:
+        return cls(payload)
+
+
+class Launched(Frame):
+    """The supervisor is ``pid``; ``ctl`` listens, supervisor.json and cursor are there."""
+
+    __slots__ = ("pid",)
+    TYPE = 130
+    SIZE = 4
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def payload(self) -> bytes:
+        return _U32.pack(self.pid)
+
+    @classmethod
+    def parse(cls, payload: bytes) -> Launched:
+        return cls(*_U32.unpack(payload))
+
+
+class LaunchFailed(Frame):
+    """No supervisor came up and no process is left; ``errno`` is 0 if it was no system error."""
+
+    __slots__ = ("errno", "message")
+    TYPE = 131
+    SIZE = None
+
+    def __init__(self, errno: int, message: str) -> None:
+        self.errno = errno
+        self.message = message
+
+    def payload(self) -> bytes:
+        return _U32.pack(self.errno) + self.message.encode(errors="surrogateescape")
+
+    @classmethod
+    def parse(cls, payload: bytes) -> LaunchFailed:
+        if len(payload) < 4:
+            raise WireError("launch failure without a reason")
+        return cls(_U32.unpack_from(payload)[0], payload[4:].decode(errors="surrogateescape"))
+
+
+def _table(*kinds: type[Frame]) -> dict[int, type[Frame]]:
+    return {kind.TYPE: kind for kind in kinds}
+
+
+FROM_DAEMON = _table(Viewers, Stdin, StdinEof, Signal, Terminate, Kill, Stop, Floor, CloseOutput)
+FROM_SUPERVISOR = _table(Hello, Started, Grew, StdinTaken, StdinClosed, Exited)
+TO_LAUNCHER = _table(Launch)
+FROM_LAUNCHER = _table(Launched, LaunchFailed)
+
+
+class FrameDecoder:
+    """Makes frames of one direction's bytes, however they were split.
+
+    Args:
+        kinds: what may come: ``FROM_DAEMON``, ``FROM_SUPERVISOR``, ``TO_LAUNCHER`` or
+            ``FROM_LAUNCHER``.
+    """
+
+    def __init__(self, kinds: dict[int, type[Frame]]) -> None:
+        self._kinds = kinds
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """Return the frames that ``data`` completes.
+
+        Raises:
+            WireError: an unknown type, or a payload of the wrong length. The decoder is of no more
+                use; frames that ``data`` completed before the bad one are lost.
+        """
+        if self._rest:
+            data = self._rest + data
+        frames: list[Frame] = []
+        at, end = 0, len(data)
+        while end - at >= 5:
+            size, number = HEADER.unpack_from(data, at)
+            kind = self._kinds.get(number)
+            if kind is None:
+                raise WireError(f"no frame of type {number} is expected here")
+            if size != kind.SIZE and (kind.SIZE is not None or size > MAX_PAYLOAD):
+                raise WireError(f"{kind.__name__} with a payload of {size} bytes")
+            if end - at - 5 < size:
+                break
+            frames.append(kind.parse(data[at + 5 : at + 5 + size]))
+            at += 5 + size
+        self._rest = data[at:]
+        return frames
+
+    @property
+    def pending(self) -> int:
+        """How many bytes of an unfinished frame are held; 0 at the end of a whole stream."""
+        return len(self._rest)
