@@ -4,7 +4,9 @@
     program.py   which file is the program, and can it be executed
     plan.py      what goes where (pure)
     tools.py     which rsync there is, and whether it is new enough
+    process.py   one external process, fed, read and stopped
     mux.py       OpenSSH's multiplexing protocol, the few requests psync needs
+    shell.py     commands for a remote shell, and answers from behind one
     ssh.py       the shared ssh connection
     rsync.py     one transfer: its command line and its process
     progress.py  what rsync prints while it works (pure)

@@ -50,7 +50,7 @@ def ssh_error(said: bytes, destination: str) -> SSHError:
         for line in said.splitlines()
         if line.strip() and not line.startswith((b"rsync", b"debug"))
     ]
-    last = printable(lines[-1]) if lines else "no reason given"
+    last = printable(lines[-1].removeprefix(b"ssh: ")) if lines else "no reason given"
     if _HOST_KEY_CHANGED.search(said):
         remove = _REMOVE_WITH.search(said)
         command = printable(remove[1]) if remove else f"ssh-keygen -R {destination}"
@@ -74,7 +74,9 @@ def ssh_error(said: bytes, destination: str) -> SSHError:
     return SSHError(message, hint=f"try it by hand: ssh {destination} true")
 
 
-def rsync_error(status: int, said: bytes, *, mirror: bytes, host: str | None) -> SyncError | SSHError:
+def rsync_error(
+    status: int, said: bytes, *, mirror: bytes, host: str | None
+) -> SyncError | SSHError:
     """Return what went wrong when rsync ended with something else than 0.
 
     Args:

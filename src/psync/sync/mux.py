@@ -1,8 +1,8 @@
 """OpenSSH's multiplexing protocol: the requests psync makes of its shared connection.
 
-Asking the master over its control socket takes a fraction of a millisecond; ``ssh -O check`` costs a
-process. It also adds a forwarding without those of the user's ssh configuration, which ``ssh -O
-forward`` would open too.
+Asking the master over its control socket takes a fraction of a millisecond; ``ssh -O check`` costs
+a process. It also adds a forwarding without those of the user's ssh configuration, which
+``ssh -O forward`` would open too.
 
 The format is that of ``PROTOCOL.mux`` in OpenSSH's sources, version 4, unchanged since OpenSSH 5.6:
 a packet is a 32-bit length and a body, a body begins with a 32-bit type, a string is a 32-bit
@@ -78,9 +78,7 @@ def _change(
 ) -> None:
     listen = _string(path) + struct.pack(">I", _UNIX_SOCKET)
     connect = _string(host) + struct.pack(">I", port)
-    _expect_ok(
-        _ask(control, struct.pack(">III", request, 0, _LOCAL) + listen + connect, timeout)
-    )
+    _expect_ok(_ask(control, struct.pack(">III", request, 0, _LOCAL) + listen + connect, timeout))
 
 
 def _expect_ok(answer: tuple[int, bytes]) -> None:

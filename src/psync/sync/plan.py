@@ -1,8 +1,8 @@
 """What goes where: from what the user named to the trees that rsync copies. No I/O.
 
 The mirror of a project has two parts. What lies below the project's root keeps its path below
-``tree``; what lies outside keeps its absolute path below ``outside``. So a relative path between two
-files of the project means the same on both sides.
+``tree``; what lies outside keeps its absolute path below ``outside``. So a relative path between
+two files of the project means the same on both sides.
 """
 
 from __future__ import annotations
@@ -118,7 +118,9 @@ def plan_sync(
     )
 
 
-def _tree(base: bytes, paths: Iterable[bytes], destination: bytes, cwd: bytes | None) -> Tree | None:
+def _tree(
+    base: bytes, paths: Iterable[bytes], destination: bytes, cwd: bytes | None
+) -> Tree | None:
     entries = _outermost({_relative(base, path) for path in paths})
     empty: tuple[bytes, ...] = ()
     if cwd is not None:

@@ -1,0 +1,107 @@
+"""Where the mirrors are: on a host behind ssh, or on this machine."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from psync.model import Tool
+from psync.sync.rsync import Remote
+from psync.sync.ssh import SharedConnection
+from psync.sync.tools import check_rsync
+
+
+class LocalEndpoint(msgspec.Struct, frozen=True):
+    """The mirrors of a daemon on this machine: plain local copies, no ssh.
+
+    Attributes:
+        projects_root: absolute directory that holds the mirrors.
+    """
+
+    projects_root: bytes
+
+    host: str | None = None
+
+    def check(self) -> None:
+        """Nothing to check: the rsync of this machine is on both sides."""
+
+    def ready(self) -> bool:
+        """Whether a transfer can start without asking the user anything: always."""
+        return True
+
+    def prepare(self) -> None:
+        """Nothing to prepare."""
+
+    def recover(self) -> bool:
+        """Whether it is worth trying again after the connection broke: there is none."""
+        return False
+
+    def cancel(self) -> None:
+        """Nothing to give up."""
+
+    def remote(self) -> Remote | None:
+        """How rsync reaches the other side: it is here."""
+        return None
+
+
+class SSHEndpoint:
+    """The mirrors of a daemon on another host, reached over the shared ssh connection.
+
+    Args:
+        connection: to that host.
+        projects_root: absolute directory over there that holds the mirrors.
+        rsync: the rsync over there.
+        host: what to call the host in messages; the ssh destination by default.
+    """
+
+    def __init__(
+        self,
+        connection: SharedConnection,
+        *,
+        projects_root: bytes,
+        rsync: Tool | None,
+        host: str = "",
+    ) -> None:
+        self.connection = connection
+        self.projects_root = projects_root
+        self.rsync = rsync
+        self.host: str | None = host or connection.target.destination
+        self._shared = False
+
+    def check(self) -> None:
+        """Make sure that the rsync over there can be used.
+
+        Raises:
+            ToolMissing: it cannot.
+        """
+        check_rsync(self.rsync, f"on {self.host}")
+
+    def ready(self) -> bool:
+        """Whether a transfer can start at once, without a login."""
+        return self.connection.is_open()
+
+    def prepare(self) -> None:
+        """Open the connection unless it is open. Raises as ``SharedConnection.open``."""
+        self.connection.open()
+
+    def recover(self) -> bool:
+        """Whether it is worth trying again: the shared connection died under the transfer."""
+        return self._shared and not self.connection.is_open()
+
+    def cancel(self) -> None:
+        """Give up what ``prepare`` does; the connection object is of no use afterwards."""
+        self.connection.cancel()
+
+    def remote(self) -> Remote | None:
+        """How rsync reaches the other side at this moment."""
+        assert self.rsync is not None
+        self._shared = self.connection.is_open()
+        return Remote(
+            shell=tuple(os.fsencode(word) for word in self.connection.options()),
+            address=self.connection.target.address,
+            rsync=os.fsencode(self.rsync.path),
+        )
+
+
+Endpoint = LocalEndpoint | SSHEndpoint

@@ -1,0 +1,244 @@
+"""One transfer: rsync's command line and its process.
+
+What the options promise:
+
+- a file is written under another name and renamed, so that one that is being executed is replaced;
+  what an interrupted transfer leaves is in ``.psync-partial`` directories only, and is used again;
+- all files change their names together at the end (``--delay-updates``);
+- a file is the same when size and time are, to the nanosecond: a rebuild within the second is sent;
+- owner and group are the daemon's, nothing is set-user-ID, and nobody else may write.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from psync.errors import Interrupted, ToolMissing
+from psync.sync.blame import MirrorMissing, dangling_links, rsync_error
+from psync.sync.plan import Tree
+from psync.sync.process import Child, Tail
+from psync.sync.progress import OutputParser, Progress
+from psync.sync.project import VCS
+from psync.sync.shell import quote
+from psync.text import printable
+
+__all__ = ["MirrorMissing", "Progress", "Remote", "Summary", "Transfer", "rsync_argv"]
+
+PARTIAL_DIR = ".psync-partial"
+"""Where unfinished files wait, beside their places."""
+
+STALL_TIMEOUT = 120
+"""Seconds without a byte in either direction after which rsync gives up."""
+
+_OPTIONS = (
+    "-rpt",
+    "--omit-dir-times",
+    "--chmod=Du+rwx,Fu+rw,go-w,a-s",
+    "--modify-window=-1",
+    f"--partial-dir={PARTIAL_DIR}",
+    "--delay-updates",
+    f"--timeout={STALL_TIMEOUT}",
+    "--from0",
+    "--files-from=-",
+    "--info=name1,nonreg1,symsafe1,stats2,progress2",
+    "--no-human-readable",
+    "--outbuf=N",
+)
+_KEPT_VARIABLES = ("RSYNC_CHECKSUM_LIST", "RSYNC_COMPRESS_LIST")
+
+
+class Remote(msgspec.Struct, frozen=True):
+    """How rsync reaches the other side.
+
+    Attributes:
+        shell: the ssh command with its options, without a destination.
+        address: ``[user@]host``.
+        rsync: path of the rsync over there.
+    """
+
+    shell: tuple[bytes, ...]
+    address: str
+    rsync: bytes
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """What a sync did.
+
+    Attributes:
+        files: regular files that were sent; 0 when nothing had changed.
+        bytes_sent: bytes that went to the other side, rsync's protocol included.
+        seconds: how long it took.
+    """
+
+    files: int
+    bytes_sent: int
+    seconds: float
+
+
+def rsync_argv(
+    tree: Tree, *, rsync: str, mirror: bytes, remote: Remote | None
+) -> tuple[list[str | bytes], bytes]:
+    """Return rsync's command line and what it reads on stdin.
+
+    Args:
+        tree: what to copy.
+        rsync: path of the rsync here.
+        mirror: absolute path of the project's directory on the other side.
+        remote: how to get there, None where it is this machine.
+    """
+    argv: list[str | bytes] = [rsync, *_OPTIONS]
+    argv += ["--copy-links"] if tree.follow else ["--links", "--safe-links"]
+    argv += [b"--exclude=" + name for name in VCS]
+    argv += [b"--exclude=/" + _literal(name) + b"/*" for name in tree.empty]
+    destination = os.path.join(mirror, tree.destination, b"")
+    if remote is not None:
+        argv += ["-s", "-z", "--compress-level=1"]
+        argv += ["-e", b" ".join(map(_rsh_word, remote.shell))]
+        argv.append(b"--rsync-path=" + quote(remote.rsync))
+        destination = _operand(remote.address) + destination
+    argv += ["--", os.path.join(tree.base, b""), destination]
+    # "./" keeps a name that begins with "-", "#" or ";" from meaning anything.
+    entries = [b"." if name == b"." else b"./" + name for name in (*tree.entries, *tree.empty)]
+    return argv, b"".join(name + b"\0" for name in entries)
+
+
+class Transfer:
+    """One running rsync, owned by whoever started it. ``wait`` must be called, and reaps it.
+
+    Args:
+        argv: its command line.
+        feed: its stdin.
+        mirror: the project's directory on the other side, for messages.
+        host: the other side's name, None where it is this machine.
+        environ: the environment to start from.
+
+    Raises:
+        ToolMissing: rsync cannot be started.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str | bytes],
+        feed: bytes,
+        *,
+        mirror: bytes,
+        host: str | None,
+        environ: Mapping[str, str],
+    ) -> None:
+        self._mirror = mirror
+        self._host = host
+        self._began = time.monotonic()
+        self._parser = OutputParser()
+        try:
+            # Out of the terminal's reach: psync decides what Ctrl-C does to a transfer.
+            self._child = Child(argv, env=_environment(environ), feed=feed, detached=True)
+        except OSError as error:
+            raise ToolMissing(
+                f"rsync cannot be started on this machine: {printable(os.fsencode(argv[0]))}: "
+                f"{error.strerror}",
+                hint="install it, for example: sudo apt install rsync",
+            ) from error
+
+    @property
+    def pid(self) -> int:
+        """rsync's process ID, which is also that of its process group."""
+        return self._child.pid
+
+    def cancel(self) -> None:
+        """Have ``wait`` stop rsync with its ssh; from any thread or a signal handler."""
+        self._child.cancel()
+
+    def wait(
+        self,
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+        on_warning: Callable[[str], None] | None = None,
+        timeout: float | None = None,
+    ) -> Summary:
+        """Wait until rsync has ended with everything in place.
+
+        When this raises, no process of the transfer is left, every file in the mirror is the old
+        one or the whole new one, and the next transfer continues with what had arrived.
+
+        Args:
+            on_progress: called about once a second while data flows, and at the end.
+            on_warning: called for each thing that was left out on purpose.
+            timeout: seconds for all of it; None leaves it to rsync to notice a stalled link.
+
+        Raises:
+            Interrupted: ``cancel`` was called.
+            MirrorMissing: the daemon has no directory for this project yet.
+            DestinationError: the other side cannot take the files.
+            ToolMissing: there is no fitting rsync on the other side.
+            SSHError: the connection failed or broke.
+            SyncError: anything else; names the files where it is about files.
+        """
+        said = Tail()
+
+        def on_stdout(data: bytes) -> None:
+            before = self._parser.progress
+            self._parser.feed(data)
+            progress = self._parser.progress
+            if on_progress is not None and progress is not None and progress != before:
+                on_progress(progress)
+            self._warn(on_warning)
+
+        try:
+            status = self._child.wait(on_stdout, said.feed, timeout)
+        except TimeoutError:
+            status = 30  # rsync's own status for it
+        if self._child.cancelled and status != 0:
+            raise Interrupted("interrupted while files were sent; nothing was started")
+        if status == 23 and (links := dangling_links(said.value())):
+            self._parser.warnings += [f"not sent: the link {link} leads nowhere" for link in links]
+            self._warn(on_warning)
+        elif status != 0:
+            raise rsync_error(status, said.value(), mirror=self._mirror, host=self._host)
+        return Summary(
+            files=self._parser.files,
+            bytes_sent=self._parser.bytes_sent,
+            seconds=time.monotonic() - self._began,
+        )
+
+    def reap(self) -> None:
+        """Wait for the end without interest in the outcome; a no-op after ``wait``."""
+        if not self._child.ended:
+            self._child.wait(lambda data: None, lambda data: None)
+
+    def _warn(self, on_warning: Callable[[str], None] | None) -> None:
+        warnings, self._parser.warnings = self._parser.warnings, []
+        if on_warning is not None:
+            for warning in warnings:
+                on_warning(warning)
+
+
+def _environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Our environment, less what would change rsync's options, with words that can be matched."""
+    kept = {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith("RSYNC_") or name in _KEPT_VARIABLES
+    }
+    return {**kept, "LC_ALL": "C"}
+
+
+def _rsh_word(word: bytes) -> bytes:
+    """Quote a word for rsync's own parser of ``-e``: quotes, doubled inside, and no backslashes."""
+    if re.fullmatch(rb"[^\s'\"]+", word):
+        return word
+    return b"'" + word.replace(b"'", b"''") + b"'"
+
+
+def _literal(name: bytes) -> bytes:
+    """Take the meaning from the wildcards of an exclude pattern."""
+    return re.sub(rb"([\\*?\[])", rb"\\\1", name)
+
+
+def _operand(address: str) -> bytes:
+    user, at, host = address.rpartition("@")
+    return os.fsencode(f"{user}{at}[{host}]:" if ":" in host else f"{address}:")
