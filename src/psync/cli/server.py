@@ -1,0 +1,272 @@
+"""``psync-server``: the daemon and what its owner does with it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import psync
+from psync.errors import PsyncError
+from psync.paths import ServerPaths
+from psync.text import printable
+
+if TYPE_CHECKING:
+    from psync.daemon.listening import Presence
+    from psync.model import HostFacts
+
+REQUEST_LIMIT = 64 * 1024
+"""Bytes of a pairing request that are read from stdin."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``psync-server`` with these arguments (default: the process's); return its status."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    try:
+        return int(options.run(options))
+    except PsyncError as error:
+        print(f"psync-server: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="psync-server",
+        description="The daemon of psync: runs on the host where your programs run.",
+    )
+    parser.add_argument("--version", action="version", version=f"psync-server {psync.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND")
+    parser.set_defaults(run=_serve, listen=None, ready_fd=None)
+
+    serve = commands.add_parser("serve", help="run the daemon in the foreground (the default)")
+    serve.add_argument(
+        "--listen",
+        action="append",
+        metavar="ADDRESS:PORT",
+        help="where to listen; repeatable; default 127.0.0.1 and a free port that is remembered",
+    )
+    serve.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
+    serve.set_defaults(run=_serve)
+
+    start = commands.add_parser("start", help="start the daemon in the background unless it runs")
+    start.add_argument("--nonce", help=argparse.SUPPRESS)
+    start.set_defaults(run=_start)
+
+    status = commands.add_parser("status", help="say whether the daemon runs and where it listens")
+    status.add_argument("--json", action="store_true", help="as one JSON object")
+    status.set_defaults(run=_status)
+
+    enroll = commands.add_parser(
+        "enroll", help="pair one client; psync pair runs this over ssh, with a request on stdin"
+    )
+    enroll.add_argument("--nonce", required=True, help="marks the answer among other output")
+    enroll.set_defaults(run=_enroll)
+
+    clients = commands.add_parser("clients", help="list the paired clients")
+    clients.add_argument("--json", action="store_true", help="as a JSON list")
+    clients.set_defaults(run=_clients)
+
+    revoke = commands.add_parser("revoke", help="shut a client out, its open connections too")
+    revoke.add_argument("client", help="its name, or the beginning of its fingerprint")
+    revoke.set_defaults(run=_revoke)
+    return parser
+
+
+def _paths() -> ServerPaths:
+    return ServerPaths.from_environ(os.environ)
+
+
+# -- the daemon itself -----------------------------------------------------------------
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from psync.daemon.service import report_failure, report_ready
+
+    ready_fd: int | None = options.ready_fd
+
+    def ready(presence: Presence) -> None:
+        if ready_fd is not None:
+            report_ready(ready_fd, presence)
+        else:
+            print(f"psync-server: listening on {', '.join(presence.listen)}", file=sys.stderr)
+
+    try:
+        _serve_until_stopped(options.listen, ready)
+    except PsyncError as error:
+        if ready_fd is not None:
+            report_failure(ready_fd, error)
+        raise
+    return 0
+
+
+def _serve_until_stopped(listen: list[str] | None, ready: Callable[[Presence], None]) -> None:
+    import asyncio
+    import logging
+
+    from psync.config import load_server
+    from psync.daemon.runs import LogLimits
+    from psync.daemon.server import Daemon, ServerSettings
+
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    config = load_server(environ=os.environ, flags={"--listen": listen})
+    settings = ServerSettings(
+        listen=config.listen,
+        origins=frozenset(config.origins),
+        projects=os.fsdecode(config.projects),
+        limits=LogLimits(unread=config.log_limit, kept=config.log_keep),
+    )
+
+    async def serve() -> None:
+        await Daemon(_paths(), settings).serve(ready)
+
+    asyncio.run(serve())
+
+
+def _start(options: argparse.Namespace) -> int:
+    from psync.daemon.service import ensure, running
+
+    try:
+        before = running(_paths())
+        presence = before or ensure(_paths(), os.environ)
+    except PsyncError as error:
+        if options.nonce is None:
+            raise
+        from psync.transport.enrolment import EnrolRefused, encode
+
+        _answer(options.nonce, encode(EnrolRefused.of(error)))
+        return error.exit_status
+    if options.nonce is not None:
+        import msgspec
+
+        from psync.transport.whereabouts import Whereabouts
+
+        where = Whereabouts(
+            pid=presence.pid,
+            port=presence.port,
+            listen=presence.listen,
+            started=before is None,
+            facts=_facts(),
+        )
+        _answer(options.nonce, msgspec.json.encode(where))
+        return 0
+    verb = "runs already" if before else "started"
+    print(f"psync-server {verb}: process {presence.pid}, on {', '.join(presence.listen)}")
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from psync.daemon.service import running
+
+    presence = running(_paths())
+    if options.json:
+        known = None if presence is None else _presence_fields(presence)
+        print(json.dumps({"running": presence is not None, "daemon": known}))
+    elif presence is None:
+        print("psync-server does not run; psync-server start starts it")
+    else:
+        print(f"psync-server runs: process {presence.pid}, listening on")
+        for name in presence.listen:
+            print(f"  {name} ({_reach(name)})")
+    return 0 if presence is not None else 1
+
+
+def _presence_fields(presence: Presence) -> dict[str, object]:
+    import msgspec
+
+    return dict(msgspec.to_builtins(presence))
+
+
+def _reach(name: str) -> str:
+    import ipaddress
+
+    address = ipaddress.ip_address(name.rpartition(":")[0].strip("[]"))
+    if address.is_loopback:
+        return "this host only; clients come through ssh"
+    if address.is_unspecified:
+        return "every network this host is in"
+    return "the network of that address"
+
+
+# -- clients ---------------------------------------------------------------------------
+
+
+def _enroll(options: argparse.Namespace) -> int:
+    from psync.daemon.enroll import enroll
+    from psync.daemon.service import ensure
+    from psync.transport.enrolment import EnrolRefused, encode
+
+    paths = _paths()
+    request = sys.stdin.buffer.read(REQUEST_LIMIT + 1)
+
+    def where() -> tuple[int, tuple[str, ...]]:
+        presence = ensure(paths, os.environ)
+        return presence.port, presence.listen
+
+    try:
+        answer = enroll(paths, request, listen_info=where, facts=_facts)
+    except PsyncError as error:
+        _answer(options.nonce, encode(EnrolRefused.of(error)))
+        return error.exit_status
+    _answer(options.nonce, encode(answer))
+    return 0
+
+
+def _clients(options: argparse.Namespace) -> int:
+    from psync.daemon.access import AccessList
+
+    records = AccessList(_paths().clients).clients()
+    if options.json:
+        import msgspec
+
+        print(json.dumps([msgspec.to_builtins(record) for record in records]))
+        return 0
+    if not records:
+        print("no client is paired; run psync pair on the client")
+        return 0
+    width = max(len(record.name) for record in records)
+    for record in records:
+        state = "revoked" if record.revoked is not None else f"paired {_day(record.paired)}"
+        print(f"{printable(record.name):{width}}  {record.fingerprint[:23]}…  {state}")
+    return 0
+
+
+def _revoke(options: argparse.Namespace) -> int:
+    from psync.daemon.access import AccessList
+
+    record = AccessList(_paths().clients).revoke(options.client)
+    print(f"revoked {printable(record.name)}; its connections are closed within a second")
+    return 0
+
+
+def _day(seconds: float) -> str:
+    import time
+
+    return time.strftime("%Y-%m-%d", time.localtime(seconds))
+
+
+def _facts() -> HostFacts:
+    from psync.config import load_server
+    from psync.daemon.facts import host_facts
+
+    return host_facts(load_server(environ=os.environ).projects)
+
+
+def _answer(nonce: str, payload: bytes) -> None:
+    from psync.transport.enrolment import frame
+
+    sys.stdout.buffer.write(frame(nonce, payload))
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""One daemon per home: a lock that the kernel frees when its holder is gone, however it went."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+
+from psync.errors import PsyncError
+
+GLANCE = 0.2
+"""Seconds to go on trying: somebody who only looks whether a daemon runs holds the lock for an
+instant."""
+
+
+class AlreadyRunning(PsyncError):
+    """Another daemon of this user has the same directories."""
+
+    code = "already-running"
+
+
+class DaemonLock:
+    """The lock on a daemon's home.
+
+    Args:
+        path: the lock file; made when missing, never removed (removing it would let two in).
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._fd = -1
+
+    def acquire(self) -> None:
+        """Take the lock and leave this process's ID in the file.
+
+        Raises:
+            AlreadyRunning: a daemon that lives holds it; its ID is in the message.
+        """
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        patience = time.monotonic() + GLANCE
+        while not _try_lock(fd):
+            if time.monotonic() < patience:
+                time.sleep(GLANCE / 10)
+                continue
+            holder = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
+            os.close(fd)
+            raise AlreadyRunning(
+                f"a psync-server of yours is running already (process {holder})",
+                hint="psync-server status shows it",
+            )
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        self._fd = fd
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def holder(path: str) -> int | None:
+    """Return the process ID of the daemon that holds the lock at ``path``, None where none does."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        text = os.read(fd, 32).strip()
+        return int(text) if text.isdigit() else 0
+    else:
+        return None
+    finally:
+        os.close(fd)

@@ -1,0 +1,142 @@
+"""Projects on the daemon host: one directory each, with a marker that says whose it is.
+
+    <projects root>/<project id>/project.json   the marker, written here
+    <projects root>/<project id>/tree/          mirror of what lies below the project's root
+    <projects root>/<project id>/outside/       mirror of what lies outside, by absolute path
+
+rsync writes only inside directories that carry the marker, and runs start only there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+
+import msgspec
+
+from psync.errors import DestinationError, Refused
+from psync.paths import private_directory, write_atomic
+from psync.text import printable
+
+FORMAT = 1
+"""Version of the marker's format."""
+
+_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
+
+
+class Marker(msgspec.Struct, frozen=True):
+    """What ``project.json`` holds.
+
+    Attributes:
+        format: version of this format.
+        client: ID of the client whose project this is.
+        source: the project's root on that client.
+        host: that client's host name, for people.
+        created: seconds since the epoch.
+    """
+
+    format: int
+    client: str
+    source: bytes
+    host: str
+    created: float
+
+
+class Projects:
+    """The mirrors below one directory.
+
+    Args:
+        root: absolute path of the directory; made when missing.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def directory(self, project: str) -> str:
+        """Return the path of a project's directory, whether it exists or not.
+
+        Raises:
+            Refused: that is not a project's ID.
+        """
+        if not _ID.fullmatch(project):
+            raise Refused(f"{printable(project)} is not a project's ID")
+        return os.path.join(self.root, project)
+
+    def open(self, project: str, *, client: str, source: bytes, host: str) -> str:
+        """Make the project's directory unless it is there; return its path.
+
+        Raises:
+            Refused: the ID is not one, or the project is another client's.
+            DestinationError: the directory cannot be made, or is not a project's.
+        """
+        path = self.directory(project)
+        marker = self._marker(path)
+        if marker is not None:
+            if marker.client != client:
+                raise Refused(
+                    f"the project {project} belongs to another client of this daemon",
+                    hint="copies of one client identity must not share a project",
+                )
+            return path
+        try:
+            private_directory(self.root)
+            private_directory(path)
+            for name in ("tree", "outside"):
+                os.makedirs(os.path.join(path, name), mode=0o700, exist_ok=True)
+            write_atomic(
+                os.path.join(path, "project.json"),
+                msgspec.json.encode(Marker(FORMAT, client, source, host, time.time())),
+            )
+        except OSError as error:
+            raise DestinationError(
+                f"{printable(path)} cannot be made on the daemon host: {error.strerror}",
+                hint="free some space or choose another projects directory in server.toml",
+            ) from error
+        return path
+
+    def check(self, project: str, *, client: str) -> str:
+        """Return the path of a project's directory that a run may use.
+
+        Raises:
+            Refused: there is no such project, or it is another client's.
+        """
+        path = self.directory(project)
+        marker = self._marker(path)
+        if marker is None or marker.client != client:
+            raise Refused(
+                f"nothing was ever synced for the project {project}", hint="run without --no-sync"
+            )
+        return path
+
+    def resolve(self, directory: str, path: bytes) -> str:
+        """Return the absolute path of something in a project's mirror.
+
+        Args:
+            directory: what ``open`` or ``check`` returned.
+            path: relative, beginning with ``tree`` or ``outside``.
+
+        Raises:
+            Refused: the path leaves the mirror, by its words or through a symbolic link.
+        """
+        parts = path.split(b"/")
+        if parts[0] not in (b"tree", b"outside") or b".." in parts or b"\0" in path:
+            raise Refused(f"{printable(path)} is not a path in a project's mirror")
+        absolute = os.path.join(directory, os.fsdecode(path))
+        parent = os.path.realpath(os.path.dirname(absolute) if len(parts) > 1 else absolute)
+        inside = os.path.realpath(directory)
+        if parent != inside and not parent.startswith(f"{inside}/"):
+            raise Refused(f"{printable(path)} leaves the project's mirror through a link")
+        return absolute
+
+    def _marker(self, path: str) -> Marker | None:
+        try:
+            with open(os.path.join(path, "project.json"), "rb") as file:
+                return msgspec.json.decode(file.read(64 * 1024), type=Marker)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.MsgspecError) as error:
+            raise DestinationError(
+                f"the marker of {printable(path)} on the daemon host is damaged: {error}",
+                hint="remove that directory on the daemon host and sync again",
+            ) from error

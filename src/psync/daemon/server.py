@@ -1,0 +1,213 @@
+"""The daemon's life: start, serve, stop.
+
+lock → CA and certificate → launcher → adopt runs that are alive → listen → serve
+SIGTERM: stop listening, close connections, leave the runs to the next daemon
+SIGINT (foreground): stop every run by the ladder, tell the clients, leave; a second one kills
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import msgspec
+
+import psync
+from psync.daemon.access import AccessList
+from psync.daemon.clients import ClientConnection
+from psync.daemon.facts import host_facts
+from psync.daemon.launcher import Launcher
+from psync.daemon.listening import Presence, bind, name_of, read_presence, write_presence
+from psync.daemon.lock import DaemonLock
+from psync.daemon.projects import Projects
+from psync.daemon.runs import LogLimits, Runs
+from psync.daemon.tasks import Tasks
+from psync.errors import PsyncError
+from psync.paths import ServerPaths, private_directory
+from psync.protocol.messages import VERSION, Hello
+from psync.text import printable
+from psync.transport.authority import ensure_server_identity
+from psync.transport.link import Link
+from psync.transport.listen import listen, quiet_strangers
+from psync.transport.tls import fingerprint, server_context
+
+REVOCATION_INTERVAL = 0.5
+"""Seconds between two looks at the list of clients; revoking takes effect within a second."""
+
+FAREWELL = 3.0
+"""Seconds that closing connections may take when the daemon leaves."""
+
+logger = logging.getLogger("psync.daemon")
+
+
+class ServerSettings(msgspec.Struct, frozen=True):
+    """What a daemon can be told.
+
+    Attributes:
+        listen: (host, port) pairs; port 0 means the last one used, else any free one.
+        origins: ``Origin`` headers that are let in.
+        projects: absolute directory of the mirrors.
+        limits: how much output of a run is kept.
+    """
+
+    listen: tuple[tuple[str, int], ...]
+    origins: frozenset[str]
+    projects: str
+    limits: LogLimits
+
+
+class Daemon:
+    """One psync-server process.
+
+    Args:
+        paths: where it lives.
+        settings: what it was told.
+    """
+
+    def __init__(self, paths: ServerPaths, settings: ServerSettings) -> None:
+        self._paths = paths
+        self._settings = settings
+        self._tasks = Tasks()
+        self._connections: dict[Link, ClientConnection] = {}
+        self._access = AccessList(paths.clients)
+        self._projects = Projects(settings.projects)
+        self._leaving = asyncio.Event()
+        self._interrupts = 0
+        self._runs: Runs | None = None
+
+    async def serve(self, ready: Callable[[Presence], None]) -> None:
+        """Run until a signal ends it.
+
+        Args:
+            ready: called once, when clients can connect.
+
+        Raises:
+            PsyncError: it cannot start: another daemon has the lock, a port is in use, a directory
+                is not private, …
+        """
+        asyncio.get_running_loop().set_exception_handler(quiet_strangers)
+        private_directory(self._paths.data)
+        private_directory(self._paths.state)
+        lock = DaemonLock(self._paths.lock)
+        lock.acquire()
+        launcher = Launcher()
+        try:
+            await launcher.start()
+            self._runs = Runs(
+                self._paths.runs, launcher, self._tasks, self._settings.limits, os.environb
+            )
+            await self._runs.adopt()
+            await self._serve(ready)
+        finally:
+            if self._runs is not None:
+                self._runs.close()
+            await self._tasks.close()
+            await launcher.close()
+            lock.release()
+
+    async def _serve(self, ready: Callable[[Presence], None]) -> None:
+        identity = ensure_server_identity(self._paths.ca)
+        facts = host_facts(os.fsencode(self._settings.projects))
+        hello = Hello(versions=(VERSION,), software=facts.software, facts=facts)
+        last = read_presence(self._paths.record)
+        sockets = bind(list(self._settings.listen), last_port=last.port if last else 0)
+        tls = server_context(identity.certificate, identity.key, identity.ca)
+        servers = [
+            await listen(
+                sock,
+                tls=tls,
+                hello=hello,
+                origins=self._settings.origins,
+                accept=self._accept,
+            )
+            for sock in sockets
+        ]
+        names = tuple(name_of(sock) for sock in sockets)
+        presence = Presence(
+            pid=os.getpid(),
+            listen=names,
+            port=sockets[0].getsockname()[1],
+            started=time.time(),
+            software=f"psync-server {psync.__version__}",
+        )
+        write_presence(self._paths.record, presence)
+        self._catch_signals()
+        self._tasks.start("watch for revocations", self._watch_revocations())
+        logger.info("listening on %s", ", ".join(names))
+        ready(presence)
+        await self._leaving.wait()
+        for server in servers:
+            server.close()
+        await self._say_goodbye()
+
+    # -- connections -------------------------------------------------------------------
+
+    def _accept(self, link: Link) -> None:
+        link.on_closed = lambda error: self._closed(link, error)
+        try:
+            record = self._access.admit(fingerprint(link.certificate))
+        except PsyncError as error:
+            logger.warning("refused a client from %s: %s", link.address, error)
+            link.close(error)
+            return
+        logger.info("client %s connected from %s", printable(record.name), link.address)
+        assert self._runs is not None
+        self._connections[link] = ClientConnection(link, record, self._projects, self._runs)
+
+    def _closed(self, link: Link, error: PsyncError | None) -> None:
+        connection = self._connections.pop(link, None)
+        if connection is not None:
+            connection.closed()
+            reason = error.message if error else "closed"
+            logger.info("client %s left: %s", printable(connection.client.name), reason)
+
+    async def _watch_revocations(self) -> None:
+        while True:
+            await asyncio.sleep(REVOCATION_INTERVAL)
+            if not self._access.changed():
+                continue
+            for link in list(self._connections):
+                try:
+                    self._access.admit(fingerprint(link.certificate))
+                except PsyncError as error:
+                    link.close(error)
+
+    async def _say_goodbye(self) -> None:
+        links = list(self._connections)
+        for link in links:
+            link.close()
+        if links:
+            await asyncio.wait(
+                [asyncio.ensure_future(link.wait_closed()) for link in links], timeout=FAREWELL
+            )
+
+    # -- signals -----------------------------------------------------------------------
+
+    def _catch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._leaving.set)
+        loop.add_signal_handler(signal.SIGINT, self._interrupted)
+
+    def _interrupted(self) -> None:
+        """Ctrl-C: the runs first, by the ladder; again: without mercy."""
+        assert self._runs is not None
+        self._interrupts += 1
+        active = self._runs.active()
+        if self._interrupts == 1:
+            if active:
+                logger.info("stopping %d runs; Ctrl-C again kills them", len(active))
+            for run in active:
+                run.stop(signal.SIGINT)
+            self._tasks.start("leave when all runs have ended", self._leave_after_runs())
+        else:
+            for run in active:
+                run.kill()
+
+    async def _leave_after_runs(self) -> None:
+        assert self._runs is not None
+        await self._runs.wait_idle()
+        self._leaving.set()

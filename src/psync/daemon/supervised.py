@@ -1,0 +1,91 @@
+"""The daemon's end of a supervisor's socket: frames out, events in, never blocking.
+
+The supervisor is another process that outlives this one. Frames sent before the socket is
+connected wait; there are few of them, because stdin is bounded by its window.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+
+from psync.supervisor import wire
+from psync.supervisor.record import connect_path
+
+logger = logging.getLogger("psync.supervised")
+
+
+def _ignore(*_arguments: object) -> None:
+    return None
+
+
+class SupervisorLink(asyncio.Protocol):
+    """A connection to one run's supervisor.
+
+    Attributes:
+        on_frame: called with every frame the supervisor sends.
+        on_closed: called exactly once when the connection is over.
+    """
+
+    def __init__(self) -> None:
+        self.on_frame: Callable[[wire.Frame], None] = _ignore
+        self.on_closed: Callable[[], None] = _ignore
+        self._decoder = wire.FrameDecoder(wire.FROM_SUPERVISOR)
+        self._transport: asyncio.WriteTransport | None = None
+        self._waiting: list[bytes] = []
+        self._closed = False
+
+    async def connect(self, run_directory: str) -> None:
+        """Connect to the supervisor of the run in that directory.
+
+        Raises:
+            OSError: nobody listens there.
+
+        Cancellation leaves nothing open.
+        """
+        path, fd = connect_path(run_directory)
+        try:
+            await asyncio.get_running_loop().create_unix_connection(lambda: self, path)
+        finally:
+            if fd is not None:
+                os.close(fd)
+
+    def send(self, frame: bytes) -> None:
+        """Send an encoded frame; dropped silently once the supervisor is gone."""
+        if self._transport is not None:
+            self._transport.write(frame)
+        elif not self._closed:
+            self._waiting.append(frame)
+
+    def close(self) -> None:
+        """Close the connection; the run goes on."""
+        if self._transport is not None:
+            self._transport.close()
+
+    # -- what asyncio calls ------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._transport = transport
+        if self._waiting:
+            transport.write(b"".join(self._waiting))
+            self._waiting.clear()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            frames = self._decoder.feed(data)
+        except wire.WireError:
+            logger.exception("a supervisor sent garbage; its connection is dropped")
+            self.close()
+            return
+        for frame in frames:
+            self.on_frame(frame)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        if not self._closed:
+            self._closed = True
+            self._waiting.clear()
+            self.on_closed()

@@ -1,0 +1,1 @@
+"""What carries psync.v1: the websocket shell, TLS contexts, identities, pairing."""

@@ -1,0 +1,190 @@
+"""The client's way to a ``Link``: open the socket, TLS, websocket, hello."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from typing import Any
+
+import picows
+
+from psync.errors import ConnectError, DaemonNotRunning, NotPaired, ProtocolError, PsyncError
+from psync.protocol.connection import Side, client_hello
+from psync.protocol.messages import SUBPROTOCOL
+from psync.text import printable
+from psync.transport.link import Link, websocket_options
+from psync.transport.tls import explain
+
+DIAGNOSIS_TIMEOUT = 3.0
+"""Seconds the second look at a failed handshake may take; spent only on the way to an error."""
+
+Where = tuple[str, int] | bytes
+"""(host, port), or the path of a unix socket."""
+
+logger = logging.getLogger("psync.connect")
+
+
+async def connect(
+    where: Where,
+    *,
+    tls: ssl.SSLContext,
+    server_name: str,
+    software: str,
+    timeout: float = 10.0,
+) -> Link:
+    """Connect to a daemon and exchange hellos.
+
+    Args:
+        where: (host, port), or the path of a unix socket that leads to the daemon.
+        tls: see ``tls.client_context``.
+        server_name: the name the daemon's certificate must have.
+        software: this program and its version, for the daemon's messages.
+        timeout: seconds for all of it.
+
+    Returns:
+        An open link. The caller owns it and closes it.
+
+    Raises:
+        DaemonNotRunning: nobody listens there.
+        ConnectError: the address cannot be reached, or not in time.
+        WrongDaemon: the other side's certificate is not the one expected.
+        NotPaired: the daemon does not accept this client.
+        ProtocolError: something else than a psync daemon answers, or no common version.
+
+    Cancellation closes whatever was opened.
+    """
+    name = _name(where)
+    try:
+        async with asyncio.timeout(timeout):
+            return await _connect(where, tls, server_name, software)
+    except TimeoutError:
+        raise ConnectError(
+            f"{name} did not answer within {timeout:.0f} seconds",
+            hint="is the host up, and is a firewall between?",
+        ) from None
+
+
+async def _connect(where: Where, tls: ssl.SSLContext, server_name: str, software: str) -> Link:
+    sock = await _open_socket(where)
+    link = Link(Side.CLIENT, client_hello(software))
+    opened: asyncio.Future[PsyncError | None] = asyncio.get_running_loop().create_future()
+
+    def settle(error: PsyncError | None) -> None:
+        if not opened.done():
+            opened.set_result(error)
+
+    link.on_open = lambda: settle(None)
+    link.on_closed = lambda error: settle(error or ConnectError("closed before it was open"))
+    try:
+        transport, listener = await picows.ws_connect(
+            lambda: link,
+            f"wss://{server_name}/",
+            ssl_context=tls,
+            extra_headers={"Sec-WebSocket-Protocol": SUBPROTOCOL},
+            max_redirects=0,
+            socket_factory=lambda _url: sock,
+            **websocket_options(),
+        )
+        # picows reports a connection that ended inside the handshake as one without a listener
+        if not opened.done() and (listener is None or transport.is_disconnected):
+            raise await _diagnose(where, tls, server_name)
+        error = await opened
+    except PsyncError:
+        raise
+    except picows.WSHandshakeError as failure:
+        raise _not_psync(where, str(failure.args[0] if failure.args else failure)) from failure
+    except (OSError, ssl.SSLError, picows.WSError) as failure:
+        raise explain(failure) or await _diagnose(where, tls, server_name) from failure
+    except BaseException:
+        sock.close()
+        link.close()
+        raise
+    if error is not None:
+        if type(error) is ConnectError or error.code == "connection-lost":
+            raise await _diagnose(where, tls, server_name)
+        raise error
+    return link
+
+
+async def _open_socket(where: Where) -> socket.socket:
+    loop = asyncio.get_running_loop()
+    failure: OSError | None = None
+    for family, address in await _resolve(where):
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        try:
+            await loop.sock_connect(sock, address)
+        except OSError as error:
+            sock.close()
+            failure = error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            if family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock
+    if isinstance(failure, (ConnectionRefusedError, FileNotFoundError)):
+        raise DaemonNotRunning(f"no daemon listens at {_name(where)}")
+    reason = failure.strerror if failure else "no address"
+    raise ConnectError(f"cannot reach {_name(where)}: {reason}")
+
+
+async def _resolve(where: Where) -> list[tuple[int, Any]]:
+    if isinstance(where, bytes):
+        return [(socket.AF_UNIX, where)]
+    host, port = where
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConnectError(
+            f"the host name {printable(host)} cannot be resolved: {error.strerror}"
+        ) from error
+    return [(family, address) for family, _, _, _, address in found]
+
+
+async def _diagnose(where: Where, tls: ssl.SSLContext, server_name: str) -> PsyncError:
+    """Find out why a handshake failed, by making it once more with the standard library.
+
+    Under TLS 1.3 a refused client learns it only with the first bytes it reads, and by then picows
+    has dropped the reason. This costs one more connection, and only on the way to an error.
+    """
+    try:
+        sock = await _open_socket(where)
+    except PsyncError as error:
+        return error
+
+    def look() -> PsyncError:
+        sock.settimeout(DIAGNOSIS_TIMEOUT)
+        try:
+            with tls.wrap_socket(sock, server_hostname=server_name) as wrapped:
+                wrapped.sendall(b"\r\n")
+                if not wrapped.recv(1):
+                    # Chain and name were right, so it is the daemon that was paired; it has seen
+                    # this client's certificate only after that, and hung up.
+                    return NotPaired(
+                        "the daemon does not accept this client's certificate",
+                        hint="run: psync pair HOST",
+                    )
+        except (OSError, ValueError) as error:
+            found = explain(error) if isinstance(error, Exception) else None
+            return found or ConnectError(f"the connection failed: {printable(str(error))}")
+        return _not_psync(where, "it answers before it is spoken to")
+
+    return await asyncio.get_running_loop().run_in_executor(None, look)
+
+
+def _not_psync(where: Where, detail: str) -> ProtocolError:
+    return ProtocolError(
+        f"what listens at {_name(where)} is not a psync daemon: {printable(detail)[:200]}",
+        hint="check the target's host and port",
+    )
+
+
+def _name(where: Where) -> str:
+    if isinstance(where, bytes):
+        return "the daemon's end of the ssh connection"
+    host, port = where
+    return f"{printable(host)}:{port}"

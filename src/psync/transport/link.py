@@ -1,0 +1,224 @@
+"""The shell around the protocol machine: one TLS websocket, its clock and its buffers.
+
+A ``Link`` owns everything that is I/O about a connection (the socket, the heartbeat timer, flow
+control, the closing ladder) and decides nothing about the protocol: it pumps messages between
+picows and ``psync.protocol.connection.Connection``.
+
+picows was chosen over websockets because this is the path of all output: on the machine where
+psync was first measured it moved 2.5 GB/s in 64 KiB messages with TLS against 0.94 GB/s, and its
+echo round trip was 95 µs against 210 µs. Both were measured in one run, both ends in Python.
+
+Everything here runs in the event loop's thread. Callbacks are called from the loop and must not
+block; what they raise closes the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import picows
+
+from psync.errors import ConnectionLost, ProtocolError, PsyncError
+from psync.protocol.codec import MAX_MESSAGE, encode_data
+from psync.protocol.connection import Connection, Side, State
+from psync.protocol.messages import Hello, Message
+
+WRITE_HIGH_WATER = 512 * 1024
+"""Bytes in the transport's buffer above which ``writable`` turns False. Large enough for eight full
+messages in flight, small enough that a control message never waits behind more than that."""
+
+CLOSE_TIMEOUT = 2.0
+"""Seconds the peer has to answer a closing handshake before the socket is dropped."""
+
+logger = logging.getLogger("psync.link")
+
+
+def _ignore(*_arguments: object) -> None:
+    return None
+
+
+class Link(picows.WSListener):
+    """One open connection. Made by ``connect`` and by the daemon's listener, never directly.
+
+    Attributes:
+        on_message: called with every message that is not dealt with by the protocol machine.
+        on_closed: called exactly once when the connection is over; None when this side closed it
+            without an error, else why it ended.
+        on_writable: called when ``writable`` has become True again.
+        on_open: called once when the peer's hello has come; ``peer`` is set then.
+        writable: False while more than ``WRITE_HIGH_WATER`` bytes wait to be sent. Senders of data
+            respect it; control messages may be sent all the same.
+        address: the peer's address, for people; empty for a unix socket.
+        certificate: the peer's certificate (DER).
+    """
+
+    def __init__(self, side: Side, hello: Hello) -> None:
+        self.on_message: Callable[[Message], None] = _ignore
+        self.on_closed: Callable[[PsyncError | None], None] = _ignore
+        self.on_writable: Callable[[], None] = _ignore
+        self.on_open: Callable[[], None] = _ignore
+        self.writable = True
+        self.address = ""
+        self.certificate = b""
+        self._side = side
+        self._loop = asyncio.get_running_loop()
+        self._machine = Connection(side, hello, self._loop.time())
+        self._transport: picows.WSTransport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._closing: asyncio.TimerHandle | None = None
+        self._gone: asyncio.Future[None] = self._loop.create_future()
+
+    # -- what the owner calls ----------------------------------------------------------
+
+    @property
+    def peer(self) -> Hello:
+        """The peer's hello.
+
+        Raises:
+            ConnectionLost: the connection was never open.
+        """
+        if self._machine.peer is None:
+            raise self._machine.failure or ConnectionLost("the peer has not said hello")
+        return self._machine.peer
+
+    @property
+    def open(self) -> bool:
+        """Whether messages can be sent."""
+        return self._machine.state is State.OPEN
+
+    def send(self, message: Message) -> None:
+        """Send ``message``; returns at once, whatever the network does.
+
+        Raises:
+            ConnectionLost: the connection is not open (or the error that closed it).
+            ProtocolError: the message is too large.
+        """
+        self._write(self._machine.send(message))
+
+    def send_data(self, channel: int, stream: int, offset: int, data: bytes) -> None:
+        """Send a piece of a stream without making a ``Data`` object; raises as ``send`` does."""
+        self._machine.check_open()
+        self._write(encode_data(channel, stream, offset, data))
+
+    def close(self, error: PsyncError | None = None) -> None:
+        """Close the connection; an ``error`` is told to the peer. Calling it again does nothing."""
+        self._machine.close(error)
+        self._wind_down()
+
+    async def wait_closed(self) -> None:
+        """Wait until the socket is gone; bounded by ``CLOSE_TIMEOUT`` once ``close`` was called."""
+        await asyncio.shield(self._gone)
+
+    # -- what picows calls -------------------------------------------------------------
+
+    def on_ws_connected(self, transport: picows.WSTransport) -> None:
+        """Take the transport over; the client's hello goes out."""
+        self._transport = transport
+        under = transport.underlying_transport
+        under.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        peer = under.get_extra_info("peername")
+        self.address = str(peer[0]) if isinstance(peer, tuple) else ""
+        tls = under.get_extra_info("ssl_object")
+        self.certificate = tls.getpeercert(binary_form=True) or b""
+        self._pump()
+
+    def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
+        """Hand one websocket message to the machine and its meaning to the owner."""
+        kind = frame.msg_type
+        if kind == picows.WSMsgType.BINARY and frame.fin:
+            was_open = self._machine.state is State.OPEN
+            message = self._machine.receive(frame.get_payload_as_bytes(), self._loop.time())
+            if message is not None:
+                if was_open:
+                    self._deliver(message)
+                else:
+                    self._pump()
+                    self.on_open()
+                    return
+        elif kind == picows.WSMsgType.CLOSE:
+            transport.send_close(frame.get_close_code() or picows.WSCloseCode.OK)
+            transport.disconnect()
+        else:
+            self._machine.close(ProtocolError("only whole binary messages are psync.v1"))
+        self._pump()
+
+    def on_ws_disconnected(self, _transport: picows.WSTransport) -> None:
+        """Tell the owner, once, that it is over and why."""
+        failure = self._machine.failure
+        if failure is None and self._machine.state is not State.CLOSED:
+            failure = ConnectionLost("the connection to the other side was cut")
+        self._machine.close()
+        for timer in (self._timer, self._closing):
+            if timer is not None:
+                timer.cancel()
+        if not self._gone.done():
+            self._gone.set_result(None)
+        self.on_closed(failure)
+
+    def pause_writing(self) -> None:
+        """Note that the transport's buffer is above its high-water mark."""
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        """Note that the transport's buffer has drained, and tell the owner."""
+        self.writable = True
+        self.on_writable()
+
+    # -- inside ------------------------------------------------------------------------
+
+    def _deliver(self, message: Message) -> None:
+        try:
+            self.on_message(message)
+        except PsyncError as error:  # the owner found the message wrong: end it like any breach
+            self.close(error)
+
+    def _write(self, message: bytes) -> None:
+        if self._transport is not None:
+            self._transport.send(picows.WSMsgType.BINARY, message)
+
+    def _pump(self) -> None:
+        for message in self._machine.take_outgoing():
+            self._write(message)
+        if self._machine.state is State.CLOSED:
+            self._wind_down()
+        elif self._timer is None:
+            self._arm()
+
+    def _arm(self) -> None:
+        deadline = self._machine.deadline()
+        if deadline is not None:
+            self._timer = self._loop.call_at(deadline, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._machine.tick(self._loop.time())
+        self._pump()
+
+    def _wind_down(self) -> None:
+        for message in self._machine.take_outgoing():
+            self._write(message)
+        if self._transport is None or self._closing is not None:
+            return
+        failed = self._machine.failure is not None
+        code = picows.WSCloseCode.PROTOCOL_ERROR if failed else picows.WSCloseCode.OK
+        self._transport.send_close(code)
+        self._transport.disconnect()
+        self._closing = self._loop.call_later(CLOSE_TIMEOUT, self._abort)
+
+    def _abort(self) -> None:
+        if self._transport is not None:
+            self._transport.underlying_transport.abort()
+
+
+def websocket_options() -> dict[str, Any]:
+    """Return the picows options that both sides share."""
+    return {
+        "max_frame_size": MAX_MESSAGE,
+        "enable_auto_ping": False,  # heartbeat is psync.v1's own, so that it is testable
+        "logger_name": logger,
+        "use_aiofastnet": True,
+        "ssl_shutdown_timeout": CLOSE_TIMEOUT,
+    }
