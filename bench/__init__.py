@@ -1,0 +1,1 @@
+"""Benchmarks: psync beside rsync and ssh, in one run on one machine. ``make bench``."""

@@ -1,0 +1,122 @@
+"""Run the benchmarks, print a table, write a JSON file.
+
+make bench                      all of them
+make bench ARGS="run echo"      some of them
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+from bench import measure
+from bench.lab import Lab
+
+RESULTS = Path(__file__).parent / "results"
+
+
+class Row:
+    """One figure: what it came to, and what it should be."""
+
+    def __init__(self, what: str, value: str, ratio: float, bound: str, reached: bool) -> None:
+        self.what = what
+        self.value = value
+        self.ratio = ratio
+        self.bound = bound
+        self.reached = reached
+
+    def __str__(self) -> str:
+        mark = "ok" if self.reached else "NOT REACHED"
+        return f"{self.what:52} {self.value:34} {self.ratio:7.2f}  {self.bound:8} {mark}"
+
+
+def bench_run(lab: Lab) -> list[Row]:
+    """(a) The whole command with nothing changed."""
+    t = measure.nothing_changed(lab, rounds=15)
+    rows = []
+    for other, bound in (("pair_fresh", 0.75), ("pair_warm", 1.1)):
+        ratio = t["psync"] / t[other]
+        value = f"{t['psync'] * 1e3:.0f} ms / {t[other] * 1e3:.0f} ms"
+        what = f"psync run, nothing changed / rsync && ssh ({other[5:]})"
+        rows.append(Row(what, value, ratio, f"<= {bound}", ratio <= bound))
+    return rows
+
+
+def bench_throughput(lab: Lab) -> list[Row]:
+    """(b) 1 GB of output."""
+    t = measure.throughput(lab, rounds=5)
+    ratio = t["ssh"] / t["psync"]
+    speed = [measure.GIGABYTE / t[name] / 1e6 for name in ("psync", "ssh")]
+    value = f"{speed[0]:.0f} MB/s / {speed[1]:.0f} MB/s"
+    return [Row("output of 1 GB / ssh", value, ratio, ">= 0.8", ratio >= 0.8)]
+
+
+def bench_echo(lab: Lab) -> list[Row]:
+    """(c) Echo through stdin and stdout."""
+    t = measure.echo(lab, count=3000)
+    rows = []
+    for at, name in enumerate(("p50", "p99")):
+        ratio = t["psync"][at] / t["ssh"][at]
+        value = f"{t['psync'][at] * 1e6:.0f} us / {t['ssh'][at] * 1e6:.0f} us"
+        bound = "<= 5" if name == "p50" else ""
+        reached = ratio <= 5 or not bound
+        rows.append(Row(f"echo round trip {name} / ssh", value, ratio, bound, reached))
+    return rows
+
+
+def bench_start(lab: Lab) -> list[Row]:
+    """(d) Start-up of the client."""
+    t = measure.start_up(lab, rounds=15)
+    rows = []
+    for name in ("psync_version", "psync_run_imports"):
+        ratio = t[name] / t["asyncio_ssl"]
+        value = f"{t[name] * 1e3:.0f} ms / {t['asyncio_ssl'] * 1e3:.0f} ms"
+        what = f"{name.replace('_', ' ')} / python, asyncio and ssl"
+        rows.append(Row(what, value, ratio, "<= 2.0", ratio <= 2.0))
+    return rows
+
+
+def bench_memory(lab: Lab) -> list[Row]:
+    """(e) Memory of a supervisor."""
+    pss = measure.supervisor_memory(lab) / 1e6
+    return [Row("supervisor, PSS in MB", f"{pss:.1f} MB / 6 MB", pss / 6, "<= 1", pss <= 6)]
+
+
+BENCHES = {
+    "run": bench_run,
+    "throughput": bench_throughput,
+    "echo": bench_echo,
+    "start": bench_start,
+    "memory": bench_memory,
+}
+
+
+def main() -> int:
+    """Measure what was asked for; exit status 0 also where a figure was not reached."""
+    parser = argparse.ArgumentParser(prog="make bench")
+    parser.add_argument("what", nargs="*", choices=[[], *BENCHES], help="default: all")
+    chosen = parser.parse_args().what or list(BENCHES)
+    cores = os.cpu_count()
+    print(f"{platform.machine()}, {cores} cores, Python {platform.python_version()}; medians\n")
+    print(f"{'':52} {'psync / other':34} {'ratio':>7}  bound")
+    rows: list[Row] = []
+    with Lab() as lab:
+        for name in chosen:
+            for row in BENCHES[name](lab):
+                print(row, flush=True)
+                rows.append(row)
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
+    machine = {"machine": platform.machine(), "cores": cores, "python": platform.python_version()}
+    path.write_text(json.dumps({**machine, "rows": [vars(row) for row in rows]}, indent=2) + "\n")
+    print(f"\nwritten to {path.relative_to(Path.cwd())}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""The place where things are measured: a private sshd, a paired psync, a small project.
+
+Everything lives in one temporary directory and is gone afterwards, daemon included.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+
+from tests.support.sshd import PrivateSSHD
+
+BIN = Path(sys.executable).parent
+TARGET = "bench"
+
+TINY = """\
+#include <stdio.h>
+int main(void) { puts("hello"); return 0; }
+"""
+
+
+class Lab:
+    """A daemon host and a client on loopback.
+
+    Attributes:
+        project: a directory with a tiny program ``./tiny`` and an asset, inside a client's home.
+        env: environment of everything that runs on the client.
+        sshd: the private sshd.
+    """
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="psync-bench-"))
+        self.project = self.directory / "project"
+        self.server_home = self.directory / "daemon"
+        home = self.directory / "home"
+        home.mkdir()
+        self.sshd = PrivateSSHD(
+            env={
+                "PATH": f"{BIN}:{os.environ['PATH']}",
+                "PSYNC_SERVER_HOME": str(self.server_home),
+            }
+        )
+        self.sshd.start()
+        runtime = self.directory / "run"
+        runtime.mkdir(mode=0o700)
+        self.env = {
+            "HOME": str(home),
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "LANG": "C.UTF-8",
+            "XDG_RUNTIME_DIR": str(runtime),
+            "PSYNC_SSH": self.sshd.psync_ssh,
+        }
+        self._master = self.directory / "cm"
+
+    def __enter__(self) -> Lab:
+        self._make_project()
+        self.call(["psync", "pair", self.sshd.alias, "--name", TARGET])
+        self.call([*self.sshd.ssh, "-fNM", "-S", str(self._master), self.sshd.alias])
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        presence = self.server_home / "state" / "daemon.json"
+        if presence.exists():
+            os.kill(json.loads(presence.read_bytes())["pid"], signal.SIGTERM)
+        self.sshd.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    # -- command lines ------------------------------------------------------------------------
+
+    def psync(self, *command: str, options: tuple[str, ...] = ()) -> list[str]:
+        """Return ``psync run`` of ``command`` on the daemon host."""
+        return ["psync", "run", "--on", TARGET, *options, *command]
+
+    def ssh(self, command: str, *, warm: bool = False) -> list[str]:
+        """Return ssh with a remote command, over a fresh connection or a warm ControlMaster."""
+        return [*self._ssh(warm), self.sshd.alias, command]
+
+    def pair(self, *, warm: bool) -> str:
+        """Return what people type today, as a shell command: rsync, then ssh."""
+        ssh = self._ssh(warm)
+        copy = ["rsync", "-az", "-e", shlex.join(ssh), "./", f"{self.sshd.alias}:by-hand/"]
+        run = [*ssh, self.sshd.alias, "cd by-hand && ./tiny"]
+        return f"{shlex.join(copy)} && {shlex.join(run)}"
+
+    def _ssh(self, warm: bool) -> list[str]:
+        return [*self.sshd.ssh, *(["-S", str(self._master)] if warm else [])]
+
+    # -- running --------------------------------------------------------------------------------
+
+    def call(self, argv: list[str]) -> float:
+        """Run a command in the project, its output thrown away; return the seconds it took.
+
+        Raises:
+            RuntimeError: it failed; what it printed is in the message.
+        """
+        with tempfile.TemporaryFile() as said:
+            start = time.perf_counter()
+            done = subprocess.run(
+                argv, cwd=self.project, env=self.env, stdin=subprocess.DEVNULL,
+                stdout=said, stderr=said, check=False,
+            )  # fmt: skip
+            seconds = time.perf_counter() - start
+            if done.returncode:
+                said.seek(0)
+                raise RuntimeError(f"{shlex.join(argv)}: {said.read().decode(errors='replace')}")
+        return seconds
+
+    def _make_project(self) -> None:
+        self.project.mkdir()
+        (self.project / "psync.toml").write_text("")
+        (self.project / "asset.txt").write_text("an asset\n" * 1000)
+        program = self.project / "tiny"
+        compiler = shutil.which("cc")
+        if compiler:
+            source = self.directory / "tiny.c"
+            source.write_text(TINY)
+            subprocess.run([compiler, "-O2", "-o", str(program), str(source)], check=True)
+        else:
+            program.write_text("#!/bin/sh\necho hello\n")
+            program.chmod(0o755)
