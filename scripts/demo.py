@@ -69,7 +69,11 @@ trap 'echo "game: Ctrl-C reached me, saving and leaving with 3"; exit 3' INT
 echo "game: playing \\"$level\\" as process $$"
 echo "game: this line went to stderr" >&2
 frame=1
-while [ "$frame" -le "${1:-3}" ]; do echo "game: frame $frame"; frame=$((frame + 1)); sleep 0.2; done
+while [ "$frame" -le "${1:-3}" ]; do
+    echo "game: frame $frame"
+    frame=$((frame + 1))
+    sleep 0.2
+done
 """
 
 
