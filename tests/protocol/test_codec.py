@@ -175,7 +175,7 @@ def test_control_fields_are_strict_except_in_hello() -> None:
 
 
 def test_type_numbers_are_unique_and_their_bits_say_how_to_read_them() -> None:
-    raw = [m.Ping, m.Pong, m.Data, m.Ack, m.StdinEnd]
+    raw: list[type[m.Raw]] = [m.Ping, m.Pong, m.Data, m.Ack, m.StdinEnd]
     numbers = [*m.CONTROL_TYPES, *(cls.TYPE for cls in raw)]
     assert len(set(numbers)) == len(numbers) == len(m.Message.__args__)
     assert all(not number & m.RAW for number in m.CONTROL_TYPES)
