@@ -29,7 +29,8 @@ ALLOWED: dict[str, set[str]] = {
     "supervisor": set(),
     "config": MODEL,
     "cli": MODEL | {"protocol", "transport", "sync", "client", "daemon", "supervisor", "config"},
-    "": {"errors", "client"},
+    "api": MODEL | {"client", "config"},
+    "": {"errors", "model", "sync", "client", "api"},
 }
 
 # These compute and do nothing else.

@@ -10,6 +10,9 @@ from __future__ import annotations
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from psync.api import connect
+    from psync.client.run import Gap, Output, RemoteRun
+    from psync.client.target import Target
     from psync.errors import (
         ConfigError,
         ConnectError,
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
         UsageError,
         WrongDaemon,
     )
+    from psync.model import ExitStatus, HostFacts, Stream
+    from psync.sync.rsync import Summary
 
 __version__ = "0.1.0"
 
@@ -44,27 +49,46 @@ __all__ = [
     "DaemonNotRunning",
     "DestinationError",
     "ExecError",
+    "ExitStatus",
     "Fault",
+    "Gap",
+    "HostFacts",
     "Interrupted",
     "NotPaired",
+    "Output",
     "ProgramNotFound",
     "ProjectBusy",
     "ProtocolError",
     "PsyncError",
     "Refused",
+    "RemoteRun",
     "RunLost",
     "SSHError",
+    "Stream",
+    "Summary",
     "SyncError",
+    "Target",
     "ToolMissing",
     "TrustError",
     "UnknownTarget",
     "UsageError",
     "WrongDaemon",
     "__version__",
+    "connect",
 ]
 
 # Public names that do not live in psync.errors, and the modules that hold them.
-_HOMES: dict[str, str] = {}
+_HOMES = {
+    "ExitStatus": "psync.model",
+    "Gap": "psync.client.run",
+    "HostFacts": "psync.model",
+    "Output": "psync.client.run",
+    "RemoteRun": "psync.client.run",
+    "Stream": "psync.model",
+    "Summary": "psync.sync.rsync",
+    "Target": "psync.client.target",
+    "connect": "psync.api",
+}
 
 
 if not TYPE_CHECKING:  # a type checker would take it for a promise of every name

@@ -1,0 +1,61 @@
+"""What the parsers of all commands share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import NoReturn
+
+from psync.errors import UsageError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are psync's own, in one line.
+
+    Args:
+        command: the command's name, ``psync COMMAND``.
+        usage: what follows it.
+        description: what the command does.
+    """
+
+    def __init__(self, command: str, usage: str, description: str) -> None:
+        super().__init__(
+            prog=f"psync {command}",
+            usage=f"psync {command} {usage}",
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print and exit with."""
+        raise UsageError(message, hint=f"see {self.prog} --help")
+
+
+def add_target_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--on``."""
+    parser.add_argument(
+        "--on", metavar="TARGET", help="the target (default: PSYNC_TARGET, psync.toml, local)"
+    )
+
+
+def add_sync_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says which project and which files."""
+    parser.add_argument(
+        "-A",
+        "--assets",
+        metavar="PATH",
+        action="append",
+        default=[],
+        type=os.fsencode,
+        help="send this file or directory too (repeatable)",
+    )
+    parser.add_argument(
+        "--project",
+        metavar="DIR",
+        type=os.fsencode,
+        help="the project's root (default: nearest psync.toml, VCS root, the program's directory)",
+    )
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="say more about what is being done"
+    )

@@ -1,0 +1,79 @@
+"""The event loop of a command, and the signals that may end it.
+
+Before the loop a signal raises ``Interrupted`` where it strikes; in the loop it goes to whoever
+``route`` named last, at first to the cancellation of the command. Signals that were ignored when
+psync was started (``nohup``, background jobs of a plain shell) stay ignored.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Coroutine
+from types import FrameType
+from typing import Any
+
+from psync.errors import Interrupted
+
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+def catch_signals() -> None:
+    """Have the signals that end psync raise ``Interrupted`` in the main thread."""
+    for number in HANDLED:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    raise Interrupted(f"interrupted by {signal.Signals(number).name}; nothing was started")
+
+
+class Signals:
+    """Hands signals to one receiver at a time. Made inside the loop.
+
+    Attributes:
+        route: who gets them, called in the loop.
+    """
+
+    def __init__(self) -> None:
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        self.route: Callable[[signal.Signals], None] = lambda _number: None
+        for number in HANDLED:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, self._take, number)
+
+    def _take(self, number: signal.Signals) -> None:
+        self.route(number)
+
+
+def run(command: Callable[[Signals], Coroutine[Any, Any, int]], phase: Callable[[], str]) -> int:
+    """Run a command's coroutine to its end; return its exit status.
+
+    Args:
+        command: gets the signals; cancelled by one as long as it does not route them elsewhere.
+        phase: says what is going on, for the message when it is cancelled.
+
+    Raises:
+        Interrupted: a signal cancelled it.
+    """
+    import asyncio
+
+    async def guarded() -> int:
+        signals = Signals()
+        task = asyncio.current_task()
+        assert task is not None
+        caught: list[signal.Signals] = []
+
+        def cancel(number: signal.Signals) -> None:
+            caught.append(number)
+            task.cancel()
+
+        signals.route = cancel
+        try:
+            return await command(signals)
+        except asyncio.CancelledError:
+            raise Interrupted(f"interrupted while {phase()}; nothing was started") from None
+
+    return asyncio.run(guarded())

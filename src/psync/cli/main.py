@@ -1,0 +1,103 @@
+"""``psync``: finds the command and turns errors into one line and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import psync
+from psync.cli.output import report, say
+from psync.errors import Interrupted, PsyncError, UsageError
+
+COMMANDS = ("run", "sync", "pair", "targets")
+
+HELP = """\
+usage: psync COMMAND [OPTIONS] …
+
+Build here, run there: sync a program to another host, run it, stream its output back.
+
+  psync run [OPTIONS] PROGRAM [ARGS…]   sync, run there, stream here, exit with its status
+  psync sync [OPTIONS]                  only sync
+  psync pair [USER@]HOST                make a host a target, over ssh
+  psync targets                         list the targets
+
+  psync COMMAND --help                  what a command takes
+  psync --version
+
+With nothing configured, programs run on this machine. Exit status: the program's own; 128+n where
+signal n ended it; 2 usage; 125 psync failed; 126 not executable; 127 not found; 255 run lost.
+"""
+
+
+def main() -> int:
+    """Run psync with this process's arguments; return its exit status."""
+    _fill_descriptors()
+    try:
+        status = dispatch(sys.argv[1:])
+    except PsyncError as error:
+        status = report(error)
+    except KeyboardInterrupt:
+        status = report(Interrupted("interrupted; nothing was started"))
+    except SystemExit as leaving:  # argparse, after --help
+        status = leaving.code if isinstance(leaving.code, int) else 0
+    except Exception as error:
+        if os.environ.get("PSYNC_DEBUG"):
+            raise
+        say(f"a defect in psync: {type(error).__name__}: {error}; PSYNC_DEBUG=1 shows where")
+        status = 125
+    return _leave(status)
+
+
+def dispatch(argv: Sequence[str]) -> int:
+    """Run the command that ``argv`` names; return its exit status.
+
+    Raises:
+        PsyncError: it failed.
+    """
+    word = argv[0] if argv else ""
+    if word in ("-h", "--help", "help", ""):
+        (sys.stdout if word else sys.stderr).write(HELP)
+        return 0 if word else 2
+    if word in ("-V", "--version"):
+        print(f"psync {psync.__version__}")
+        return 0
+    if word not in COMMANDS:
+        from difflib import get_close_matches
+
+        near = get_close_matches(word, COMMANDS, 1)
+        hint = f"did you mean psync {near[0]}?" if near else "see psync --help"
+        raise UsageError(f"there is no command {word!r}", hint=hint)
+    from importlib import import_module
+
+    status: int = import_module(f"psync.cli.{word}").main(list(argv[1:]))
+    return status
+
+
+def _fill_descriptors() -> None:
+    """Open /dev/null for standard descriptors that are closed, lest a socket should take one."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free one, which is this
+
+
+def _leave(status: int) -> int:
+    """Flush, and end the process without taking the interpreter apart.
+
+    Nothing is owned any more at this point: commands end their processes, close their connections
+    and write their files before they return. Tearing modules down would take longer than many a
+    program runs.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            pass  # nobody reads it
+    os._exit(status & 0xFF)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""What psync itself says: one line on stderr each, beginning with ``psync:``.
+
+    psync: MESSAGE; HINT
+
+A program's own output never passes through here.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from psync.errors import PsyncError
+from psync.text import printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+    from psync.sync.lock import Holder
+    from psync.sync.rsync import Progress, Summary
+
+BAR_AFTER = 0.3
+"""Seconds a sync may take before a progress bar appears: what is over sooner needs none."""
+
+
+def say(text: str, *, wait: bool = True) -> None:
+    """Print one line for people on stderr.
+
+    Args:
+        text: the line; made harmless, since parts of it may come from elsewhere.
+        wait: False drops the line if stderr cannot take it at once, for use in an event loop.
+    """
+    line = f"psync: {printable(text)}\n".encode("utf-8", "backslashreplace")
+    try:
+        if not wait:
+            poll = select.poll()
+            poll.register(2, select.POLLOUT)
+            if not poll.poll(0):
+                return
+        while line:
+            line = line[os.write(2, line) :]
+    except OSError:
+        return  # nobody reads it; psync's own words are never a reason to fail
+
+
+def say_now(text: str) -> None:
+    """Print one line if that does not wait."""
+    say(text, wait=False)
+
+
+def report(error: PsyncError) -> int:
+    """Print an error and return the exit status it stands for."""
+    say(str(error))
+    return error.exit_status
+
+
+def size(count: float) -> str:
+    """Return a number of bytes for people: ``17 bytes``, ``1.2 MB``."""
+    if count < 1000:
+        return f"{count:.0f} byte{'' if count == 1 else 's'}"
+    unit = "kB"
+    for larger in ("MB", "GB"):
+        if count < 999_950:
+            break
+        count /= 1000
+        unit = larger
+    return f"{count / 1000:.1f} {unit}"
+
+
+class SyncReport:
+    """Shows a sync on stderr: a bar on a terminal, one line afterwards.
+
+    Args:
+        verbose: say the line also where stderr is no terminal.
+    """
+
+    def __init__(self, *, verbose: bool) -> None:
+        self._terminal = os.isatty(2)
+        self._verbose = verbose
+        self._began = time.monotonic()
+        self._bar: Bar | None = None
+        self._pending = ""
+
+    def progress(self, progress: Progress) -> None:
+        """Show how far a transfer is."""
+        if not self._terminal or time.monotonic() - self._began < BAR_AFTER:
+            return
+        if self._bar is None:
+            self._bar = _new_bar()
+            self._bar.start()
+            self._bar.add_task("sync", total=100)
+        left = progress.total - progress.checked
+        self._bar.update(
+            self._bar.task_ids[0],
+            completed=progress.percent,
+            text=f"{size(progress.bytes)}, {size(progress.rate)}/s"
+            + (f", {left} files to go" if progress.total and left else ""),
+        )
+
+    def warning(self, text: str) -> None:
+        """Pass on what was left out."""
+        say(f"warning: {text}")
+
+    def waiting(self, holder: Holder | None) -> None:
+        """Say who is syncing the same project."""
+        say(f"waiting for another sync of this project: {holder or 'unknown process'}")
+
+    def end(self, summary: Summary | None = None) -> None:
+        """Take the bar away; with a summary, say what was done."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        if summary is None or not (self._terminal or self._verbose):
+            return
+        if summary.files:
+            what = f"sent {summary.files} file{'' if summary.files == 1 else 's'}"
+        else:
+            what = "nothing had changed"
+        say(f"{what}, {size(summary.bytes_sent)} in {summary.seconds:.1f} s")
+
+
+def _new_bar() -> Bar:
+    """Make a bar; rich is imported only when there is something to watch."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    return Progress(
+        TextColumn("psync: syncing"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[text]}"),
+        console=Console(file=sys.stderr),
+        transient=True,
+        refresh_per_second=10,
+    )

@@ -1,0 +1,76 @@
+"""``psync targets``: what is configured and what is known of it."""
+
+from __future__ import annotations
+
+import os
+
+from psync.api import target_spec
+from psync.cli.arguments import Parser
+from psync.client.targets import LOCAL, TargetFiles, TargetRecord
+from psync.config import ClientConfig, TargetConfig, load_client
+from psync.errors import PsyncError
+from psync.paths import ClientPaths
+from psync.text import printable
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; return its exit status."""
+    parser = Parser("targets", "[--json]", "List the targets; * marks the one that is the default.")
+    parser.add_argument("--json", action="store_true", help="as a JSON list")
+    options = parser.parse_args(argv)
+    paths = ClientPaths.from_environ(os.environ)
+    config = load_client(project_root=_project_root(), environ=os.environ)
+    rows = [_row(name, config, paths) for name in (*sorted(config.targets), LOCAL)]
+    if options.json:
+        import json
+
+        print(json.dumps(rows, indent=2))
+        return 0
+    name_width = max(len(str(row["name"])) for row in rows)
+    host_width = max(len(str(row["host"] or "this machine")) for row in rows)
+    for row in rows:
+        mark = "*" if row["default"] else " "
+        host = printable(str(row["host"] or "this machine"))
+        print(f"{mark} {row['name']:{name_width}}  {host:{host_width}}  {row['state']}")
+    return 0
+
+
+def _row(name: str, config: ClientConfig, paths: ClientPaths) -> dict[str, object]:
+    target = config.targets.get(name) or TargetConfig(LOCAL, "", config.ssh)
+    record: TargetRecord | None = None
+    try:
+        record = TargetFiles(paths, name).read()
+    except PsyncError as error:
+        state = str(error)
+    else:
+        if record is not None:
+            facts = record.facts
+            state = printable(f"paired: {facts.hostname}, {facts.system} {facts.machine}")
+        elif name == LOCAL:
+            state = "started on first use"
+        else:
+            state = f"not paired; {target_spec(target).pair_command}"
+    return {
+        "name": name,
+        "host": target.host,
+        "default": name == config.target,
+        "connect": target.connect,
+        "address": None if target.address is None else list(target.address),
+        "paired": record is not None,
+        "hostname": None if record is None else record.facts.hostname,
+        "system": None if record is None else record.facts.system,
+        "machine": None if record is None else record.facts.machine,
+        "state": state,
+    }
+
+
+def _project_root() -> bytes | None:
+    """Return the nearest directory upwards that has a ``psync.toml``."""
+    directory = os.getcwdb()
+    while True:
+        if os.path.lexists(os.path.join(directory, b"psync.toml")):
+            return directory
+        parent = os.path.dirname(directory)
+        if parent == directory:
+            return None
+        directory = parent

@@ -1,0 +1,78 @@
+"""First trust: a certificate for this client, fetched over a way that is trusted already."""
+
+from __future__ import annotations
+
+import os
+
+from psync.client.hosts import Host, LocalHost, SSHHost, enrol
+from psync.client.targets import FORMAT, TargetFiles, TargetRecord, TargetSpec
+from psync.errors import PsyncError
+from psync.paths import ClientPaths
+from psync.transport.enrolment import EnrolAnswer, EnrolRequest
+from psync.transport.identity import ClientIdentity
+
+
+def pair(spec: TargetSpec, paths: ClientPaths, *, server: str | None = None) -> TargetRecord:
+    """Pair with the daemon of a target, over the user's own ssh. Blocking.
+
+    A daemon that does not run is started, so that the first run finds it. Doing it again replaces
+    the certificate; the identity stays.
+
+    Args:
+        spec: the target; only its name, host and ssh command matter.
+        paths: the client's directories.
+        server: path of ``psync-server`` there, None to look in the usual places.
+
+    Returns:
+        What is known of the target now; it is on disk.
+
+    Raises:
+        SSHError: ssh could not log in or run the command.
+        ToolMissing: there is no ssh here, or no ``psync-server`` there.
+        PsyncError: the daemon refused or could not start, in its own words.
+        TrustError: this client's own key cannot be used.
+        ConfigError: a directory cannot be made, or is not private.
+
+    Until everything has arrived, nothing of an earlier pairing is changed.
+    """
+    host = SSHHost(spec, paths, server)
+    return complete(host, spec, paths, hostname=host.hostname())
+
+
+def pair_local(spec: TargetSpec, paths: ClientPaths, host: LocalHost) -> TargetRecord:
+    """Pair with psync's own daemon on this machine; raises as ``pair``, ssh's errors excepted."""
+    return complete(host, spec, paths, hostname="127.0.0.1")
+
+
+def complete(host: Host, spec: TargetSpec, paths: ClientPaths, *, hostname: str) -> TargetRecord:
+    """Exchange request and answer over ``host`` and write down what came of it."""
+    identity = ClientIdentity.load_or_create(paths.identity)
+    name = os.uname().nodename or "client"
+    answer = enrol(
+        host,
+        EnrolRequest(name=name[:200], client_id=identity.client_id, csr=identity.csr(name)),
+    )
+    record = _record(answer, spec, hostname)
+    files = TargetFiles(paths, spec.name)
+    try:
+        files.write_certificates(ca=answer.ca_cert, certificate=answer.client_cert)
+        files.write(record)
+    except OSError as error:
+        raise PsyncError(
+            f"what pairing brought cannot be written to {files.directory}: {error.strerror}",
+            hint="make room or make it writable, then pair again",
+        ) from error
+    return record
+
+
+def _record(answer: EnrolAnswer, spec: TargetSpec, hostname: str) -> TargetRecord:
+    return TargetRecord(
+        format=FORMAT,
+        host=spec.host,
+        hostname=hostname,
+        server=answer.facts.server,
+        server_name=answer.server_name,
+        port=answer.port,
+        listen=answer.listen,
+        facts=answer.facts,
+    )

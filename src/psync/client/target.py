@@ -1,0 +1,249 @@
+"""A target that is connected: sync to it, start runs on it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from psync.client.connect import Connector
+from psync.client.early import EarlySync, SyncReports, endpoint_of, new_sync
+from psync.client.lifeline import Lifeline
+from psync.client.place import find_place
+from psync.client.run import RemoteRun
+from psync.client.targets import TargetSpec
+from psync.client.threads import in_thread
+from psync.errors import ConnectionLost, PsyncError
+from psync.model import HostFacts, RunSpec
+from psync.paths import ClientPaths
+from psync.sync.plan import SyncPlan
+from psync.sync.rsync import MirrorMissing, Summary
+
+DEFAULT_GRACE = 300.0
+"""Seconds a run is kept without a client unless it is said otherwise."""
+
+
+class Target:
+    """A daemon and the way to it. Belongs to one event loop; made by ``psync.connect``.
+
+    Use it as an asynchronous context manager, or call ``open`` and ``close``. Leaving it closes the
+    connection; runs that are still going on stay on the daemon host for their grace.
+
+    Args:
+        spec: how the target is to be reached.
+        paths: the client's directories.
+        include: what every sync sends besides what is named, relative to the project's root.
+        on_connection: called with the error when the connection was lost while runs were attached,
+            and with None when it is there again.
+    """
+
+    def __init__(
+        self,
+        spec: TargetSpec,
+        paths: ClientPaths,
+        *,
+        include: Sequence[bytes] = (),
+        on_connection: Callable[[PsyncError | None], None] = lambda _error: None,
+    ) -> None:
+        self._spec = spec
+        self._paths = paths
+        self._include = tuple(include)
+        self._connector = Connector(spec, paths)
+        self._lifeline = Lifeline(self._connector.dial, on_connection)
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @property
+    def name(self) -> str:
+        """The target's name."""
+        return self._spec.name
+
+    @property
+    def facts(self) -> HostFacts:
+        """What the daemon says about its host.
+
+        Raises:
+            ConnectionLost: there was no connection yet.
+        """
+        if self._connector.record is None:
+            raise ConnectionLost("there was no connection to the daemon yet")
+        return self._connector.record.facts
+
+    async def open(self) -> None:
+        """Connect, unless there is a connection; starts a daemon that is not running.
+
+        Raises:
+            NotPaired: the target was never paired, or the daemon does not know this client.
+            WrongDaemon: another daemon than the paired one answers.
+            SSHError: ssh failed before psync came into play.
+            DaemonNotRunning, ConnectError: nobody answers, and none could be started.
+            ProtocolError: something else than a psync daemon answers, or another version.
+
+        Cancellation leaves no connection and no process.
+        """
+        await self._lifeline.ensure()
+
+    async def close(self) -> None:
+        """Close the connection. Takes at most a few seconds, whatever the network does."""
+        await self._lifeline.close()
+
+    def abandon(self) -> None:
+        """Close the connection without waiting for the other side to take note."""
+        self._lifeline.abandon()
+
+    # -- for programs ---------------------------------------------------------------------------
+
+    async def sync(
+        self,
+        program: bytes | None = None,
+        *,
+        assets: Sequence[bytes] = (),
+        cwd: bytes | None = None,
+        project: bytes | None = None,
+    ) -> Summary:
+        """Bring the mirror of a project up to date.
+
+        Args:
+            program: the program to send, as it would be typed; None sends what is named, or else
+                the whole project.
+            assets: files and directories to send, relative to this process's directory.
+            cwd: the directory the program will run in, None for this process's own.
+            project: the project's root; None finds it as ``psync run`` does.
+
+        Returns:
+            Files and bytes sent, seconds taken.
+
+        Raises:
+            SyncError: not everything arrived (``ToolMissing``, ``DestinationError`` and
+                ``ProjectBusy`` say why where that is known).
+            ProgramNotFound, ExecError: the program is not there, or is none.
+            UsageError: a directory that was named is none.
+            PsyncError: as ``open``.
+
+        Cancellation ends rsync. Then, as after an error, every file in the mirror is the old one or
+        the whole new one.
+        """
+        place = find_place(program, self._paths, cwd=cwd, root=project)
+        return await self.transfer(place.plan(assets=assets, include=self._include))
+
+    async def start(
+        self,
+        argv: Sequence[bytes],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: bytes | None = None,
+        project: bytes | None = None,
+        name: str = "",
+        disconnect_grace: float | None = DEFAULT_GRACE,
+    ) -> RemoteRun:
+        """Start a program whose files are there already.
+
+        Args:
+            argv: the program, as it would be typed here, and its arguments.
+            env: variables to set on top of the daemon's login-like environment.
+            cwd: a directory of this machine in whose mirror to run, None for this process's own.
+            project: the project's root; None finds it as ``psync run`` does.
+            name: a name for people.
+            disconnect_grace: seconds the run may go on without a connection, None for ever.
+
+        Returns:
+            The run, accepted by the daemon. Whether the program could be executed, ``wait`` tells.
+
+        Raises:
+            Refused: the daemon said no; nothing was started.
+            ProgramNotFound, ExecError: the program is not here, or is none.
+            UsageError: ``argv`` is empty or too long, or a directory that was named is none.
+            PsyncError: as ``open``.
+
+        Cancellation may leave the run going on, for its grace, without this client.
+        """
+        place = find_place(argv[0] if argv else b"", self._paths, cwd=cwd, root=project)
+        plan = place.plan(include=self._include or (b".",))  # only its paths matter here
+        run = await self.begin(
+            RunSpec(
+                argv=tuple(argv),
+                program=plan.program,
+                env=tuple((os.fsencode(k), os.fsencode(v)) for k, v in (env or {}).items()),
+                cwd=plan.cwd,
+                project=place.project.id,
+                name=name,
+                disconnect_grace=disconnect_grace,
+            )
+        )
+        try:
+            await run.started()
+        except BaseException:
+            run.detach()
+            raise
+        return run
+
+    # -- for the command line -------------------------------------------------------------------
+
+    async def transfer(
+        self,
+        plan: SyncPlan,
+        *,
+        early: EarlySync | None = None,
+        reports: SyncReports | None = None,
+    ) -> Summary:
+        """Carry a plan out, connecting first if need be; see ``sync``.
+
+        Args:
+            plan: what to send.
+            early: the same, started on what was known. Owned by this call from now on.
+            reports: who is told how it goes.
+        """
+        if early is not None:
+            summary = await self._finish(early)
+            if summary is not None:
+                return summary
+        await self.open()
+        files = self._connector.files
+        opened = await self._lifeline.open_project(
+            plan.project.id, plan.project.root, socket.gethostname()
+        )
+        try:
+            files.remember_mirror(plan.project.id, opened.path)
+        except (OSError, PsyncError):
+            pass  # it is only asked for again next time
+        endpoint = endpoint_of(self._spec, self._paths, self.facts)
+        sync = new_sync(plan, endpoint, self._paths, reports or SyncReports())
+        return await in_thread(sync.wait, sync.cancel)
+
+    async def begin(self, spec: RunSpec) -> RemoteRun:
+        """Send a start request and return the run without waiting for the answer."""
+        await self.open()
+        run = RemoteRun(self._lifeline, spec)
+        run.begin()
+        return run
+
+    async def _finish(self, early: EarlySync) -> Summary | None:
+        """Wait for a sync and connect meanwhile; return None if it has to be done again."""
+        import asyncio
+
+        sync = early.sync
+        waiting = asyncio.create_task(in_thread(sync.wait, sync.cancel))
+        try:
+            await self.open()
+            if self.facts.projects_root != early.projects_root:
+                return None
+            return await waiting
+        except MirrorMissing:
+            return None
+        finally:
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            if not waiting.cancelled():
+                waiting.exception()

@@ -1,0 +1,153 @@
+"""What is known of a target: how it is to be reached, and what pairing brought.
+
+    <data>/targets/NAME/target.json     where the daemon is, what it said about its host
+    <data>/targets/NAME/ca.crt          the CA of that daemon, the only one trusted for it
+    <data>/targets/NAME/client.crt      this client's certificate for it
+    <data>/targets/NAME/mirrors/ID      the daemon has made the mirror of this project
+
+``target.json`` is written last, so that a pairing that broke half-way is none.
+"""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from psync.errors import NotPaired, TrustError
+from psync.model import HostFacts
+from psync.paths import ClientPaths, private_directory, write_atomic
+from psync.text import printable
+
+FORMAT = 1
+"""Version of ``target.json``."""
+
+LOCAL = "local"
+"""Name of the target that always exists: a daemon on this machine, started on demand."""
+
+
+class TargetSpec(msgspec.Struct, frozen=True):
+    """How a target is to be reached, as the configuration has it.
+
+    Attributes:
+        name: its name.
+        host: what ssh is told to reach; empty for ``local``.
+        ssh: the ssh command and its options.
+        connect: ``auto``, ``direct`` or ``ssh``.
+        address: host and port for direct connections, None to take what pairing found out.
+    """
+
+    name: str
+    host: str = ""
+    ssh: tuple[str, ...] = ("ssh",)
+    connect: str = "auto"
+    address: tuple[str, int] | None = None
+
+    @property
+    def local(self) -> bool:
+        """Whether this is the daemon on this machine that psync itself starts."""
+        return self.name == LOCAL
+
+    @property
+    def pair_command(self) -> str:
+        """What to type to pair it (again)."""
+        if self.host == self.name:
+            return f"psync pair {self.host}"
+        return f"psync pair {self.host} --name {self.name}"
+
+
+class TargetRecord(msgspec.Struct, frozen=True):
+    """What pairing and later connections found out about a target.
+
+    Attributes:
+        format: version of this record.
+        host: what ssh was told to reach.
+        hostname: the name or address that ssh made of it; for direct connections.
+        server: absolute path of ``psync-server`` there.
+        server_name: the name in the daemon's certificate.
+        port: where the daemon listened last.
+        listen: the addresses it listened on, as ``host:port``.
+        facts: what the daemon says about its host.
+    """
+
+    format: int
+    host: str
+    hostname: str
+    server: str
+    server_name: str
+    port: int
+    listen: tuple[str, ...]
+    facts: HostFacts
+
+
+class TargetFiles:
+    """The directory of one target. Reading needs no directory to exist.
+
+    Args:
+        paths: the client's directories.
+        name: the target's name.
+    """
+
+    def __init__(self, paths: ClientPaths, name: str) -> None:
+        self.name = name
+        self.directory = paths.target(name)
+        self.ca = f"{self.directory}/ca.crt"
+        self.certificate = f"{self.directory}/client.crt"
+        self._record = f"{self.directory}/target.json"
+
+    def read(self) -> TargetRecord | None:
+        """Return what is known, or None where the target was never paired.
+
+        Raises:
+            TrustError: the record is damaged.
+        """
+        try:
+            with open(self._record, "rb") as file:
+                record = msgspec.json.decode(file.read(256 * 1024), type=TargetRecord)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, msgspec.MsgspecError, ValueError) as error:
+            raise TrustError(
+                f"{printable(self._record)} is damaged: {printable(str(error))}",
+                hint="pair the target again",
+            ) from error
+        if record.format != FORMAT:
+            raise TrustError(
+                f"{printable(self._record)} was written by another version of psync",
+                hint="pair the target again",
+            )
+        return record
+
+    def write(self, record: TargetRecord) -> None:
+        """Replace what is known.
+
+        Raises:
+            ConfigError: the directory cannot be made, or is not private.
+            OSError: it cannot be written; the old record stays.
+        """
+        private_directory(self.directory)
+        write_atomic(self._record, msgspec.json.encode(record))
+
+    def write_certificates(self, *, ca: bytes, certificate: bytes) -> None:
+        """Replace what trust is made of; raises as ``write``."""
+        private_directory(self.directory)
+        write_atomic(self.ca, ca)
+        write_atomic(self.certificate, certificate)
+
+    def knows_mirror(self, project: str, projects_root: bytes) -> bool:
+        """Whether the daemon has said that this project's mirror is below ``projects_root``."""
+        try:
+            with open(f"{self.directory}/mirrors/{project}", "rb") as file:
+                return file.read(8192) == os.path.join(projects_root, project.encode())
+        except OSError:
+            return False
+
+    def remember_mirror(self, project: str, path: bytes) -> None:
+        """Note where the daemon has made this project's mirror; raises as ``write``."""
+        directory = private_directory(f"{self.directory}/mirrors")
+        write_atomic(f"{directory}/{project}", path)
+
+
+def not_paired(spec: TargetSpec) -> NotPaired:
+    """Return the error for a target that is configured and was never paired."""
+    return NotPaired(f"the target {spec.name} is not paired", hint=spec.pair_command)
