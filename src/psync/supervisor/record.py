@@ -230,7 +230,7 @@ def write_spec(run_dir: str, spec: Spec) -> None:
     value["env"] = [[_pack(name), _pack(text)] for name, text in spec.env]
     value["cwd"] = _pack(spec.cwd)
     value["executable"] = None if spec.executable is None else _pack(spec.executable)
-    _write(run_dir, SPEC, value, sync=False)
+    _write(run_dir, SPEC, value)
 
 
 def read_spec(run_dir: str) -> Spec:
@@ -256,7 +256,7 @@ def read_spec(run_dir: str) -> Spec:
 
 def write_owner(run_dir: str, owner: Owner) -> None:
     """Write supervisor.json (not synced to disk: after a crash of the host nobody owns the run)."""
-    _write(run_dir, SUPERVISOR, dict(vars(owner)), sync=False)
+    _write(run_dir, SUPERVISOR, dict(vars(owner)))
 
 
 def read_owner(run_dir: str) -> Owner:
@@ -283,7 +283,11 @@ def reserve_exit(run_dir: str) -> None:
 
 
 def write_exit(run_dir: str, record: Exit) -> None:
-    """Write exit.json over the space that ``reserve_exit`` took.
+    """Write exit.json over the space that ``reserve_exit`` took, for every process to see.
+
+    It survives the death of any process at once, a crash of the host from ``sync_exit`` on. Synced
+    before the rename it would be safe against a power cut a little earlier, and every run would
+    seem to end later by what a sync takes, which on a small board is a lot.
 
     Raises:
         OSError: the disk failed; there is no exit.json then, and it may be tried again.
@@ -293,7 +297,21 @@ def write_exit(run_dir: str, record: Exit) -> None:
         value["exec_error"] = {**vars(record.exec_error)}
         # The message may name a path of 4 KiB, each byte of it up to six characters of JSON.
         value["exec_error"]["message"] = record.exec_error.message[:500]
-    _write(run_dir, EXIT, value, sync=True)
+    _write(run_dir, EXIT, value)
+
+
+def sync_exit(run_dir: str) -> None:
+    """Make exit.json and its name permanent.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    for path in (_path(run_dir, EXIT), run_dir):
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def read_exit(run_dir: str) -> Exit:
@@ -312,23 +330,15 @@ def read_exit(run_dir: str) -> Exit:
 
 
 def process_start_time(pid: int) -> int:
-    """Return when a process started, in clock ticks since boot; 0 if there is no such process.
-
-    Field 22 of /proc/PID/stat, counted from behind the name, which may hold anything (proc(5)).
-    """
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            stat = file.read()
-    except OSError:
-        return 0
-    fields = stat[stat.rfind(b")") + 2 :].split()
-    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+    """Return when a process started, in clock ticks since boot; 0 if there is no such process."""
+    return _stat(pid)[1]
 
 
 def is_process(pid: int, start_time: int) -> bool:
-    """Tell whether ``pid`` is still the process that started at ``start_time``."""
+    """Tell whether ``pid`` is still the process that started at ``start_time``, and no zombie."""
     if start_time:
-        return process_start_time(pid) == start_time
+        state, started = _stat(pid)
+        return started == start_time and state not in (b"Z", b"X")
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -353,6 +363,17 @@ def connect_path(run_dir: str) -> tuple[str, int | None]:
     return f"/proc/self/fd/{fd}/{CTL}", fd
 
 
+def _stat(pid: int) -> tuple[bytes, int]:
+    """Return state and start time: /proc/PID/stat, fields 3 and 22 (proc(5))."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            stat = file.read()
+    except OSError:
+        return b"", 0
+    fields = stat[stat.rfind(b")") + 2 :].split()  # the name before it may hold anything
+    return fields[0], int(fields[19])
+
+
 def _path(run_dir: str, name: str) -> str:
     return f"{run_dir}/{name}"
 
@@ -369,7 +390,7 @@ def _unpack(value: str) -> bytes:
     return a2b_base64(value, strict_mode=True)  # its Error is a ValueError
 
 
-def _write(run_dir: str, name: str, value: dict[str, object], *, sync: bool) -> None:
+def _write(run_dir: str, name: str, value: dict[str, object]) -> None:
     text = json.dumps({"format": FORMAT, **value}).encode() + b"\n"
     temporary = _temporary(run_dir, name)
     # Not truncated before it is written: what was reserved stays reserved.
@@ -379,17 +400,9 @@ def _write(run_dir: str, name: str, value: dict[str, object], *, sync: bool) -> 
         while done < len(text):
             done += os.pwrite(fd, text[done:], done)
         os.ftruncate(fd, len(text))
-        if sync:
-            os.fsync(fd)
     finally:
         os.close(fd)
     os.rename(temporary, _path(run_dir, name))
-    if sync:
-        directory = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
 
 
 def _read(run_dir: str, name: str, fields: dict[str, tuple[type, ...]]) -> dict[str, Any]:

@@ -7,6 +7,10 @@ The daemon connects to ``ctl`` (``record.connect_path``) and is greeted with ``H
 newest connection counts; an older one is closed. A daemon that breaks the rules is disconnected
 and may connect again. All state lives in the supervisor, so nothing is lost by that.
 
+A connection may end (end of file or ECONNRESET) at any point, or be refused (ECONNREFUSED, no
+``ctl``), because the run is over: exit.json is there before that happens, also for a run so short
+that nobody was greeted. If there is none and ``record.Owner.alive`` is false, the run is lost.
+
     daemon → supervisor
         Viewers       how many clients are attached now; 0 again for each new connection
         Stdin         bytes for the program's stdin at their offset in the stdin stream
@@ -119,7 +123,13 @@ class _Number(Frame):
 
     @classmethod
     def parse(cls, payload: bytes) -> Frame:
-        return cls(*_I32.unpack(payload))
+        return cls(_signal(*_I32.unpack(payload)))
+
+
+def _signal(number: int) -> int:
+    if not 1 <= number <= 64:
+        raise WireError(f"there is no signal {number}")
+    return number
 
 
 # daemon → supervisor
@@ -216,7 +226,8 @@ class Stop(Frame):
 
     @classmethod
     def parse(cls, payload: bytes) -> Stop:
-        return cls(*_I32_U32.unpack(payload))
+        signum, grace_ms = _I32_U32.unpack(payload)
+        return cls(_signal(signum), grace_ms)
 
 
 class Floor(_Offset):
