@@ -112,7 +112,7 @@ async def _open_socket(where: Where) -> socket.socket:
     loop = asyncio.get_running_loop()
     failure: OSError | None = None
     for family, address in await _resolve(where):
-        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock = _Socket(family, socket.SOCK_STREAM)
         sock.setblocking(False)
         try:
             await loop.sock_connect(sock, address)
@@ -130,6 +130,23 @@ async def _open_socket(where: Where) -> socket.socket:
         raise DaemonNotRunning(f"no daemon listens at {_name(where)}")
     reason = failure.strerror if failure else "no address"
     raise ConnectError(f"cannot reach {_name(where)}: {reason}")
+
+
+class _Socket(socket.socket):
+    """A socket that has no TCP options when it is a unix one, and does not mind being asked.
+
+    picows 2.3 sets TCP_NODELAY and reads TCP_QUICKACK on every socket, and crashes the interpreter
+    when that fails.
+    """
+
+    def setsockopt(self, level: int, option: int, *value: Any) -> None:
+        if self.family != socket.AF_UNIX or level != socket.IPPROTO_TCP:
+            super().setsockopt(level, option, *value)
+
+    def getsockopt(self, level: int, option: int, *size: Any) -> Any:
+        if self.family == socket.AF_UNIX and level == socket.IPPROTO_TCP:
+            return 0
+        return super().getsockopt(level, option, *size)
 
 
 async def _resolve(where: Where) -> list[tuple[int, Any]]:

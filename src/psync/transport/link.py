@@ -34,6 +34,7 @@ CLOSE_TIMEOUT = 2.0
 """Seconds the peer has to answer a closing handshake before the socket is dropped."""
 
 logger = logging.getLogger("psync.link")
+logger.setLevel(logging.WARNING)  # picows logs every connection twice; the daemon says it in words
 
 
 def _ignore(*_arguments: object) -> None:
@@ -63,6 +64,7 @@ class Link(picows.WSListener):
         self.writable = True
         self.address = ""
         self.certificate = b""
+        self._end = "the connection to the other side was cut"
         self._side = side
         self._loop = asyncio.get_running_loop()
         self._machine = Connection(side, hello, self._loop.time())
@@ -139,6 +141,7 @@ class Link(picows.WSListener):
                     self.on_open()
                     return
         elif kind == picows.WSMsgType.CLOSE:
+            self._end = "the other side closed the connection"
             transport.send_close(frame.get_close_code() or picows.WSCloseCode.OK)
             transport.disconnect()
         else:
@@ -149,7 +152,7 @@ class Link(picows.WSListener):
         """Tell the owner, once, that it is over and why."""
         failure = self._machine.failure
         if failure is None and self._machine.state is not State.CLOSED:
-            failure = ConnectionLost("the connection to the other side was cut")
+            failure = ConnectionLost(self._end)
         self._machine.close()
         for timer in (self._timer, self._closing):
             if timer is not None:
