@@ -165,7 +165,7 @@ def enrol(host: Host, request: EnrolRequest) -> EnrolAnswer:
         ProtocolError: something else than an answer came back.
     """
     nonce = secrets.token_urlsafe(16)
-    output = host.server(["enroll", "--nonce", nonce], input=encode(request))
+    output = host.server(["enroll", f"--nonce={nonce}"], input=encode(request))
     return decode_answer(unframe(output, nonce))
 
 
@@ -177,7 +177,7 @@ def start_daemon(host: Host) -> Whereabouts:
         ProtocolError: something else than an answer came back.
     """
     nonce = secrets.token_urlsafe(16)
-    return decode_whereabouts(unframe(host.server(["start", "--nonce", nonce]), nonce))
+    return decode_whereabouts(unframe(host.server(["start", f"--nonce={nonce}"]), nonce))
 
 
 def _not_found(error: RemoteCommandFailed) -> bool:
