@@ -6,7 +6,7 @@
     tools.py     which rsync there is, and whether it is new enough
     process.py   one external process, fed, read and stopped
     mux.py       OpenSSH's multiplexing protocol, the few requests psync needs
-    shell.py     commands for a remote shell, and answers from behind one
+    shell.py     words quoted for a remote shell
     ssh.py       the shared ssh connection
     rsync.py     one transfer: its command line and its process
     progress.py  what rsync prints while it works (pure)

@@ -28,6 +28,7 @@ _FILE = re.compile(
 )
 _SENDING = re.compile(rb"send_files|link_stat|opendir|readlink_stat|change_dir|readdir|read errors")
 _ESCAPE = re.compile(rb"\\#([0-7]{3})")
+_BLOCKED = re.compile(rb"^could not make way for new [^:]*: (.*)$", re.MULTILINE)
 _NO_REFERENT = re.compile(rb'symlink has no referent: "(.*)"')
 
 _HOST_KEY_CHANGED = re.compile(rb"REMOTE HOST IDENTIFICATION HAS CHANGED")
@@ -116,6 +117,11 @@ def rsync_error(
             )
     if status in (23, 24, 3) and failures and not theirs:
         return _not_sent(failures)
+    if blocked := _BLOCKED.search(said):
+        return DestinationError(
+            f"{where} has a directory that is not empty where {unescape(blocked[1])} belongs",
+            hint="move it away there, if it is not needed, and run it again",
+        )
     if status in (11, 23) and theirs:
         return DestinationError(
             f"{where} could not take {theirs[0].name}: {theirs[0].reason}",

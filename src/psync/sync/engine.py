@@ -84,6 +84,11 @@ class Sync:
         self._warnings = 0
         self._began = 0.0
 
+    @property
+    def pids(self) -> list[int]:
+        """The process IDs of the transfers that are running, for diagnosis."""
+        return [transfer.pid for transfer in self._running]
+
     def start(self) -> None:
         """Begin without blocking: check, take the lock if it is free, start rsync if it can be.
 

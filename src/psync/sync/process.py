@@ -63,7 +63,7 @@ class Child:
         for stream in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
             if stream is not None:
                 os.set_blocking(stream.fileno(), False)
-        self._write()  # what fits into the pipe need not wait for ``wait``
+        self._write()  # what fits into the pipe need not wait for ``wait``, nor its end
 
     @property
     def pid(self) -> int:
@@ -127,17 +127,17 @@ class Child:
         with selectors.DefaultSelector() as selector:
             for fd in (*readers, *([] if pidfd is None else [pidfd])):
                 selector.register(fd, selectors.EVENT_READ)
-            if self._popen.stdin is not None:
-                selector.register(self._popen.stdin, selectors.EVENT_WRITE)
+            stdin = self._popen.stdin
+            if stdin is not None and not stdin.closed:
+                selector.register(stdin.fileno(), selectors.EVENT_WRITE, stdin)
             try:
                 while not self._ended():
                     for key, _ in selector.select(tick):
                         if key.fd in readers:
                             if _read(key.fd, readers[key.fd]) == b"":
                                 selector.unregister(key.fd)
-                        elif key.fileobj is self._popen.stdin and self._write():
-                            selector.unregister(key.fileobj)
-                            self._popen.stdin.close()
+                        elif key.data is not None and self._write():
+                            selector.unregister(key.fd)
                     overdue = deadline is not None and time.monotonic() >= deadline
                     if stopping and overdue:
                         self._signal(signal.SIGKILL)
@@ -155,8 +155,8 @@ class Child:
         return in_time
 
     def _write(self) -> bool:
-        """Write what the pipe takes; return whether that was all."""
-        if self._popen.stdin is None:
+        """Write what the pipe takes, then close it; return whether that was all."""
+        if self._popen.stdin is None or self._popen.stdin.closed:
             return True
         while self._feed:
             try:
@@ -165,6 +165,7 @@ class Child:
                 return False
             except BrokenPipeError:  # it ended, or does not want it; its status will tell
                 self._feed = memoryview(b"")
+        self._popen.stdin.close()
         return True
 
     def _ended(self) -> bool:

@@ -24,7 +24,7 @@ from psync.sync.plan import Tree
 from psync.sync.process import Child, Tail
 from psync.sync.progress import OutputParser, Progress
 from psync.sync.project import VCS
-from psync.sync.shell import quote
+from psync.sync.shell import quote, rsh_word
 from psync.text import printable
 
 __all__ = ["MirrorMissing", "Progress", "Remote", "Summary", "Transfer", "rsync_argv"]
@@ -98,7 +98,7 @@ def rsync_argv(
     destination = os.path.join(mirror, tree.destination, b"")
     if remote is not None:
         argv += ["-s", "-z", "--compress-level=1"]
-        argv += ["-e", b" ".join(map(_rsh_word, remote.shell))]
+        argv += ["-e", b" ".join(map(rsh_word, remote.shell))]
         argv.append(b"--rsync-path=" + quote(remote.rsync))
         destination = _operand(remote.address) + destination
     argv += ["--", os.path.join(tree.base, b""), destination]
@@ -225,13 +225,6 @@ def _environment(environ: Mapping[str, str]) -> dict[str, str]:
         if not name.startswith("RSYNC_") or name in _KEPT_VARIABLES
     }
     return {**kept, "LC_ALL": "C"}
-
-
-def _rsh_word(word: bytes) -> bytes:
-    """Quote a word for rsync's own parser of ``-e``: quotes, doubled inside, and no backslashes."""
-    if re.fullmatch(rb"[^\s'\"]+", word):
-        return word
-    return b"'" + word.replace(b"'", b"''") + b"'"
 
 
 def _literal(name: bytes) -> bytes:

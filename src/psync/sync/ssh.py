@@ -25,18 +25,8 @@ from psync.paths import private_directory
 from psync.sync import mux
 from psync.sync.blame import ssh_error
 from psync.sync.process import Child, Tail
-from psync.sync.shell import framed, marker, quote, ssh_command
+from psync.sync.shell import quote
 from psync.text import printable
-
-__all__ = [
-    "RemoteCommandFailed",
-    "SSHTarget",
-    "SharedConnection",
-    "framed",
-    "marker",
-    "quote",
-    "ssh_command",
-]
 
 IDLE = 600
 """Seconds that the shared connection stays open unused."""
@@ -277,8 +267,8 @@ class SharedConnection:
     ) -> bytes:
         """Run a command over there and return its stdout, which may begin with noise.
 
-        The output of the remote shell's start-up files comes along: have the command frame what it
-        says, and use ``framed``.
+        The output of the remote shell's start-up files comes along, so the command must frame what
+        it says.
 
         Args:
             remote: the command and its arguments; they reach it exactly as given.
