@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -298,10 +299,14 @@ def test_one_damaged_entry_leaves_the_others(
 
 
 def test_damage_while_somebody_writes_does_not_stop_the_daemon(
-    access: AccessList, path: str, caplog: pytest.LogCaptureFixture
+    access: AccessList, path: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def sleep(_seconds: float) -> None:
+        raise AssertionError("the event loop waits for a lock")
+
     add(access, "a")
-    with FileLock(f"{path}.lock"):
+    with FileLock(f"{path}.lock"), monkeypatch.context() as patched:
+        patched.setattr(time, "sleep", sleep)
         write_atomic(path, b"garbage")
         assert access.find(mark("a")) is None
         assert access.find(mark("a")) is None
@@ -381,9 +386,11 @@ def test_no_damage_lets_anybody_in_or_gets_out(path: str, data: st.DataObject) -
 
 PAIR = """
 import sys
+import time
 from psync.daemon.access import AccessList
+print("ready", flush=True)
 sys.stdin.read(1)
-for number in range(10):
+for number in range(25):
     digits = f"{sys.argv[2]}{number}"
     AccessList(sys.argv[1]).add(
         name="desk", client_id=f"x-{digits}", fingerprint=f"sha256:{digits}", expires=1.0
@@ -393,16 +400,24 @@ for number in range(10):
 
 def test_writers_lose_nothing_of_each_others(access: AccessList, path: str) -> None:
     started = [
-        subprocess.Popen([sys.executable, "-c", PAIR, path, digit], stdin=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-c", PAIR, path, digit],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
         for digit in "abcd"
     ]
+    for process in started:
+        assert process.stdout is not None
+        assert process.stdout.read(6) == b"ready\n"
     for process in started:
         assert process.stdin is not None
         process.stdin.close()
     for process in started:
-        assert process.wait(50) == 0
-    assert len(access.clients()) == 40
-    assert len({one.name for one in access.clients()}) == 40
+        with process:
+            assert process.wait(50) == 0
+    assert len(access.clients()) == 100
+    assert len({one.name for one in access.clients()}) == 100
     assert access.damaged() == []
 
 
