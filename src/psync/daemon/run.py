@@ -80,9 +80,13 @@ class Run:
         if self.state.final:
             return
         self._ending = read_ending(self.directory)
+        met = self.state is not RunState.STARTING
         self.state = RunState.LOST if self._ending.status.lost else RunState.EXITED
         for viewer in list(self._viewers):
-            viewer.end(self._ending)
+            if met:
+                viewer.end(self._ending)
+            else:  # the run was over before its supervisor could be spoken to
+                self._welcome(viewer)
         self._on_final(self)
 
     def close(self) -> None:
