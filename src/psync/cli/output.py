@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from psync.sync.rsync import Progress, Summary
 
 BAR_AFTER = 0.3
-"""Seconds a sync may take before a progress bar appears: what is over sooner needs none."""
+"""Seconds a transfer may take before a progress bar appears: what is over sooner needs none."""
 
 
 def say(text: str, *, wait: bool = True) -> None:
@@ -80,18 +80,19 @@ class SyncReport:
     def __init__(self, *, verbose: bool) -> None:
         self._terminal = os.isatty(2)
         self._verbose = verbose
-        self._began = time.monotonic()
+        self._began = 0.0
         self._bar: Bar | None = None
-        self._pending = ""
 
     def progress(self, progress: Progress) -> None:
         """Show how far a transfer is."""
-        if not self._terminal or time.monotonic() - self._began < BAR_AFTER:
+        now = time.monotonic()
+        self._began = self._began or now  # what came before was not the transfer's time
+        if not self._terminal or now - self._began < BAR_AFTER:
             return
         if self._bar is None:
             self._bar = _new_bar()
             self._bar.start()
-            self._bar.add_task("sync", total=100)
+            self._bar.add_task("sync", total=100, text="")
         left = progress.total - progress.checked
         self._bar.update(
             self._bar.task_ids[0],

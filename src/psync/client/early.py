@@ -7,6 +7,7 @@ What it assumed is checked once the daemon has spoken.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import msgspec
@@ -20,6 +21,7 @@ from psync.sync.engine import Sync
 from psync.sync.lock import Holder
 from psync.sync.plan import SyncPlan
 from psync.sync.rsync import Progress
+from psync.text import printable
 
 
 class SyncReports(msgspec.Struct, frozen=True):
@@ -66,6 +68,7 @@ def new_sync(plan: SyncPlan, endpoint: Endpoint, paths: ClientPaths, reports: Sy
         plan,
         endpoint=endpoint,
         state=paths.state,
+        command=printable(" ".join(sys.argv)),
         on_progress=reports.progress,
         on_warning=reports.warning,
         on_wait=reports.waiting,
