@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _GREW = Grew().encode()
 _ACCEPT_PAUSE = 0.5  # seconds
+_LAST_WORDS = 4  # reads, more than a socket's buffer holds
 
 
 def listen(run_dir: str) -> socket.socket:
@@ -120,6 +121,8 @@ class Channel:
             self._loop.unwatch(self._listener.fileno())
             self._loop.call_in("accept", _ACCEPT_PAUSE, self._listen)
             return
+        for _ in range(_LAST_WORDS):  # a kill from a daemon that died right after it still counts
+            self._on_readable()
         self._drop()
         connection.setblocking(False)
         self._connection = connection

@@ -106,7 +106,10 @@ class Outputs:
             turns -= 1
             room = log.room
             if not room:
-                self._watch()
+                if self._nobody_writes and not _readable(fd):
+                    self._end(stream)
+                else:
+                    self._watch()
                 return
             try:
                 count = os.readv(fd, [self._buffer[:room]])
@@ -170,3 +173,10 @@ class Outputs:
         os.close(fd)
         if self.done:
             self._drained()
+
+
+def _readable(fd: int) -> bool:
+    """Tell whether a pipe holds bytes, without reading them."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return any(events & select.POLLIN for _, events in poll.poll(0))

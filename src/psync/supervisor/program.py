@@ -86,7 +86,7 @@ def explain(report: bytes, spec: Spec) -> ExecFailure:
     full = os.path.join(spec.cwd, path)
     name = _show(path)
     if number in (errno.ENOENT, errno.ENOTDIR):
-        if not os.path.exists(full):
+        if not os.path.isfile(full):
             where = " on PATH" if spec.executable is None and b"/" not in path else ""
             return ExecFailure("not-found", number, f"{name}: no such program{where}")
         return ExecFailure("bad-interpreter", number, f"{name}: {_interpreter(full)}")
@@ -154,7 +154,7 @@ def _execute(spec: Spec) -> tuple[int, bytes]:
             return number, path
         # Like execvp: what is there and cannot be executed is told only if nothing better comes.
         if worst[0] == errno.ENOENT and (
-            number == errno.EACCES or (number == errno.ENOENT and os.path.exists(path))
+            number == errno.EACCES or (number == errno.ENOENT and os.path.isfile(path))
         ):
             worst = (number, path)
     return worst
@@ -190,8 +190,8 @@ def _shebang(path: bytes) -> bytes:
     head = _head(path)
     if not head.startswith(b"#!"):
         return b""
-    words = head[2:].split(b"\n", 1)[0].split(None, 1)
-    return words[0] if words else b""
+    line = head[2:].split(b"\n", 1)[0]
+    return line.replace(b"\t", b" ").strip(b" ").split(b" ", 1)[0]
 
 
 def _interpreter(path: bytes) -> str:

@@ -240,6 +240,8 @@ class Supervisor:
         self._finish_if_over()
 
     def _on_child(self) -> None:
+        """Reap whoever has ended, the program or an orphan of its tree."""
+        ended: int | None = None
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -249,8 +251,10 @@ class Supervisor:
             if not pid:
                 break
             if pid == self._program.pid:
-                self._on_program_ended(status)
-        if self._childless and self._status is not None:
+                ended = status
+        if ended is not None:
+            self._on_program_ended(ended)
+        if self._childless:
             self._on_childless()
 
     def _on_program_ended(self, status: int) -> None:
