@@ -181,3 +181,12 @@ def test_type_numbers_are_unique_and_their_bits_say_how_to_read_them() -> None:
     assert all(not number & m.RAW for number in m.CONTROL_TYPES)
     assert all(cls.TYPE & m.RAW for cls in raw)
     assert all(issubclass(cls, msgspec.Struct) for cls in m.CONTROL_TYPES.values())
+
+
+@pytest.mark.parametrize("project", ["p-1\n", "..", "a/b", "-a", "A", "", "a" * 81])
+def test_ids_that_become_paths_are_strict(project: str) -> None:
+    message = m.OpenProject(request=1, project=project, source=b"/", host="h")
+    with pytest.raises(ProtocolError):
+        decode(encode(message))
+    with pytest.raises(ProtocolError):
+        decode(encode(m.Attach(channel=1, run=project.replace("p-1", "abc"), offset=0)))

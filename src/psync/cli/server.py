@@ -224,7 +224,10 @@ def _enroll(options: argparse.Namespace) -> int:
 def _clients(options: argparse.Namespace) -> int:
     from psync.daemon.access import AccessList
 
-    records = AccessList(_paths().clients).clients()
+    access = AccessList(_paths().clients)
+    records = access.clients()
+    for path in access.damaged():
+        print(f"psync-server: a damaged list was set aside as {printable(path)}", file=sys.stderr)
     if options.json:
         import msgspec
 

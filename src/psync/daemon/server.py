@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import signal
+import ssl
 import time
 from collections.abc import Callable
 
@@ -37,6 +38,9 @@ from psync.transport.tls import fingerprint, server_context
 
 REVOCATION_INTERVAL = 0.5
 """Seconds between two looks at the list of clients; revoking takes effect within a second."""
+
+RENEWAL_INTERVAL = 24 * 3600.0
+"""Seconds between two looks at the daemon's certificate, which is renewed 30 days before its end."""
 
 FAREWELL = 3.0
 """Seconds that closing connections may take when the daemon leaves."""
@@ -137,6 +141,7 @@ class Daemon:
         write_presence(self._paths.record, presence)
         self._catch_signals()
         self._tasks.start("watch for revocations", self._watch_revocations())
+        self._tasks.start("renew the certificate", self._renew(tls))
         logger.info("listening on %s", ", ".join(names))
         ready(presence)
         await self._leaving.wait()
@@ -175,6 +180,16 @@ class Daemon:
                     self._access.admit(fingerprint(link.certificate))
                 except PsyncError as error:
                     link.close(error)
+
+    async def _renew(self, tls: ssl.SSLContext) -> None:
+        """Renew the daemon's certificate in time; connections that are open keep the old one."""
+        while True:
+            await asyncio.sleep(RENEWAL_INTERVAL)
+            try:
+                identity = ensure_server_identity(self._paths.ca)
+                tls.load_cert_chain(identity.certificate, identity.key)
+            except (PsyncError, OSError) as error:
+                logger.error("the certificate could not be looked after: %s", error)
 
     async def _say_goodbye(self) -> None:
         links = list(self._connections)

@@ -55,10 +55,10 @@ RAW = 0x80
 OPTIONAL = 0x40
 
 Name = Annotated[str, Meta(max_length=200)]
-Word = Annotated[str, Meta(max_length=64, pattern=r"^[A-Za-z0-9_.+-]+$")]
-ProjectID = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}$")]
-RunID = Annotated[str, Meta(pattern=r"^[a-z0-9]{1,32}$")]
-RequestID = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{16,64}$")]
+Word = Annotated[str, Meta(max_length=64, pattern=r"\A[A-Za-z0-9_.+-]+\Z")]
+ProjectID = Annotated[str, Meta(pattern=r"\A[a-z0-9][a-z0-9._-]{0,79}\Z")]
+RunID = Annotated[str, Meta(pattern=r"\A[a-z0-9]{1,32}\Z")]
+RequestID = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_-]{16,64}\Z")]
 Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Text = Annotated[str, Meta(max_length=16 * 1024)]
 
@@ -272,7 +272,7 @@ class Signal(Control, frozen=True, kw_only=True):
 
     TYPE = 0x30
     channel: Annotated[int, Meta(ge=1, le=0xFFFF)]
-    name: Annotated[str, Meta(pattern=r"^SIG[A-Z0-9+]{2,12}$")]
+    name: Annotated[str, Meta(pattern=r"\ASIG[A-Z0-9+]{2,12}\Z")]
 
 
 class Stop(Control, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 import ssl
+from contextlib import suppress
 from typing import Any
 
 import picows
@@ -177,7 +178,8 @@ async def _diagnose(where: Where, tls: ssl.SSLContext, server_name: str) -> Psyn
         sock.settimeout(DIAGNOSIS_TIMEOUT)
         try:
             with tls.wrap_socket(sock, server_hostname=server_name) as wrapped:
-                wrapped.sendall(b"\r\n")
+                with suppress(OSError):  # hung up already: the reason is there to be read
+                    wrapped.sendall(b"\r\n")
                 if not wrapped.recv(1):
                     # Chain and name were right, so it is the daemon that was paired; it has seen
                     # this client's certificate only after that, and hung up.
