@@ -160,7 +160,7 @@ class PrivateSSHD:
         process, self._process = self._process, None
         if process is None:
             return
-        sessions = _children(process.pid)
+        sessions = _sessions(process.pid)
         process.terminate()
         try:
             process.wait(10)
@@ -172,7 +172,7 @@ class PrivateSSHD:
     def cut(self) -> None:
         """Cut every open connection and keep listening, as a network failure would."""
         if self._process is not None:
-            _end(_children(self._process.pid))
+            _end(_sessions(self._process.pid))
 
     def new_host_key(self) -> None:
         """Give the host another identity than the one in ``known_hosts``; restarts sshd."""
@@ -255,21 +255,25 @@ def _greets(port: int) -> bool:
         return False
 
 
-def _children(pid: int) -> list[int]:
-    found = []
+def _sessions(listener: int) -> list[int]:
+    """The sshd processes below ``listener``: one for each session, or a monitor and another."""
+    processes = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                fields = (entry / "stat").read_bytes().rpartition(b")")[2].split()
+                head, _, rest = (entry / "stat").read_bytes().rpartition(b")")
             except OSError:  # it ended meanwhile
                 continue
-            if int(fields[1]) == pid:
-                found.append(int(entry.name))
+            if head.partition(b"(")[2].startswith(b"sshd"):
+                processes.append((int(entry.name), int(rest.split()[1])))
+    found = [pid for pid, parent in processes if parent == listener]
+    for session in found:  # grows
+        found += [pid for pid, parent in processes if parent == session]
     return found
 
 
 def _end(pids: Sequence[int]) -> None:
-    """Kill session processes by their own IDs (their unprivileged halves end with them)."""
+    """Kill processes of ours by their IDs."""
     for pid in pids:
         try:
             os.kill(pid, signal.SIGKILL)

@@ -162,6 +162,33 @@ def test_an_exception_in_a_callback_leaves_nothing_running(stalled: tuple[World,
     assert_old_or_resumable(world)
 
 
+def test_a_cancel_that_comes_too_late_for_rsync_still_counts(world: World) -> None:
+    world.program()
+    sync = world.sync(world.plan("build/game"))
+    sync.start()
+    eventually((world.mirror / "tree/build/game").exists)
+    sync.cancel()
+    assert isinstance(failure(sync), Interrupted)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_a_link_on_which_nothing_moves_is_given_up_and_replaced(
+    stalled: tuple[World, Path], connection: SharedConnection
+) -> None:
+    world, marker = stalled
+    sync = world.sync(world.plan(assets=["big"]))
+    sync.start()
+    eventually(marker.exists)
+    master = mux.alive(connection.control_path, 10)
+    os.kill(master, signal.SIGSTOP)
+    try:
+        assert sync.wait().files == 1
+    finally:
+        os.kill(master, signal.SIGKILL)
+    assert world.mirrored()["tree/big"] == (world.root / "big").read_bytes()
+
+
 def test_rsync_killed_half_way(stalled: tuple[World, Path]) -> None:
     world, marker = stalled
     sync = world.sync(world.plan(assets=["big"]))
@@ -251,8 +278,10 @@ def test_a_destination_that_is_not_writable(anywhere: World) -> None:
             pytest.skip("mounting is not possible here")
         undo = ["umount", "-l", mirror]
     else:
-        (anywhere.mirror / "tree").chmod(0o555)
-        undo = ["chmod", "755", f"{mirror}/tree"]
+        # rsync would give itself the right to write to a directory of its own
+        (anywhere.mirror / "tree").rmdir()
+        anywhere.mirror.chmod(0o555)
+        undo = ["chmod", "755", mirror]
     try:
         error = failure(anywhere.sync(anywhere.plan("build/game")))
     finally:

@@ -173,6 +173,7 @@ class Sync:
                 files += part.files
                 bytes_sent += part.bytes_sent
             self._running = []
+        self._check_cancelled()
         left = self._warnings - WARNINGS
         if left > 0 and self._on_warning is not None:
             self._on_warning(f"not sent: {left} more of the kind")
@@ -213,7 +214,7 @@ class Sync:
 
     def _check_cancelled(self) -> None:
         if self._cancelled:
-            raise Interrupted("interrupted before files were sent; nothing was started")
+            raise Interrupted("interrupted while syncing; nothing was started")
 
     def _waiting(self, holder: Holder | None) -> None:
         if self._on_wait is not None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from psync.errors import Interrupted, ProjectBusy
+from psync.errors import Interrupted, ProjectBusy, SyncError
 from psync.paths import private_directory
 from psync.text import printable
 
@@ -64,20 +64,28 @@ class ProjectLock:
         return self._fd is not None
 
     def try_acquire(self) -> bool:
-        """Take the lock if it is free; return whether it is ours now."""
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        """Take the lock if it is free; return whether it is ours now.
+
+        Raises:
+            SyncError: the file system does not let us.
+        """
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            record = Holder(os.getpid(), self._command[:500], time.time())
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, msgspec.json.encode(record) + b"\n", 0)
+            fd = os.open(self._path, flags, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BaseException:
+                os.close(fd)
+                raise
         except BlockingIOError:
-            os.close(fd)
             return False
-        except BaseException:
-            os.close(fd)
-            raise
+        except OSError as error:
+            raise SyncError(
+                f"the project cannot be locked: {printable(self._path)}: {error.strerror}",
+                hint="make that file one that you can write to",
+            ) from error
         self._fd = fd
+        self._sign(fd)
         return True
 
     def acquire(
@@ -112,6 +120,14 @@ class ProjectLock:
                 on_wait(self.holder())
                 told = True
             time.sleep(_POLL)
+
+    def _sign(self, fd: int) -> None:
+        record = Holder(os.getpid(), self._command[:500], time.time())
+        try:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, msgspec.json.encode(record) + b"\n", 0)
+        except OSError:
+            pass  # on a full disk, others learn only that somebody holds the lock
 
     def release(self) -> None:
         """Give the lock back; a no-op when it is not held."""

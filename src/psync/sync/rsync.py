@@ -193,7 +193,7 @@ class Transfer:
         except TimeoutError:
             status = 30  # rsync's own status for it
         if self._child.cancelled and status != 0:
-            raise Interrupted("interrupted while files were sent; nothing was started")
+            raise Interrupted("interrupted while syncing; nothing was started")
         if status == 23 and (links := dangling_links(said.value())):
             self._parser.warnings += [f"not sent: the link {link} leads nowhere" for link in links]
             self._warn(on_warning)

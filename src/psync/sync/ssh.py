@@ -185,11 +185,15 @@ class SharedConnection:
         if not self._sharing or self.is_open():
             return
         private_directory(os.fsdecode(self.target.control_dir), exclusive=True)
-        lock = os.open(
-            self.control_path + b".lock",
-            os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW,
-            0o600,
-        )
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            lock = os.open(self.control_path + b".lock", flags, 0o600)
+        except OSError as error:
+            raise SSHError(
+                f"{printable(self.target.control_dir)} cannot be used for control sockets: "
+                f"{error.strerror}",
+                hint="free some space there, or set XDG_RUNTIME_DIR to another directory",
+            ) from error
         try:
             self._lock(lock)
             if self.is_open():  # the process that held the lock opened it
