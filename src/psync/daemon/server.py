@@ -40,7 +40,7 @@ REVOCATION_INTERVAL = 0.5
 """Seconds between two looks at the list of clients; revoking takes effect within a second."""
 
 RENEWAL_INTERVAL = 24 * 3600.0
-"""Seconds between two looks at the daemon's certificate, which is renewed 30 days before its end."""
+"""Seconds between two looks at the daemon's certificate; it is renewed 30 days before its end."""
 
 FAREWELL = 3.0
 """Seconds that closing connections may take when the daemon leaves."""
