@@ -262,7 +262,8 @@ def _make_directories(path: str) -> None:
             raise NotADirectoryError(errno.ENOTDIR, "it is not a directory", path) from None
     except FileNotFoundError:
         parent = os.path.dirname(path)
-        if parent == path or os.path.islink(path):
+        # a parent that is there after all: a file system such as /proc, where nothing can be made
+        if parent == path or os.path.islink(path) or os.path.isdir(parent):
             raise
         _make_directories(parent)
         _make_directories(path)

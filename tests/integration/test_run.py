@@ -292,7 +292,7 @@ def test_a_reader_that_leaves_ends_the_program_as_a_pipe_would(paired: Field) ->
             "psync.cli.main",
             "run",
             "./endless",
-        ],  # fmt: skip
+        ],
         cwd=paired.project,
         env=paired.env,
         stdin=subprocess.DEVNULL,

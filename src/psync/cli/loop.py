@@ -7,6 +7,7 @@ psync was started (``nohup``, background jobs of a plain shell) stay ignored.
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Coroutine
 from types import FrameType
@@ -59,6 +60,11 @@ def run(command: Callable[[Signals], Coroutine[Any, Any, int]], phase: Callable[
         Interrupted: a signal cancelled it.
     """
     import asyncio
+    import logging
+
+    if not os.environ.get("PSYNC_DEBUG"):
+        # What asyncio and the TLS layer log about a failed connection, its error says better.
+        logging.getLogger().addHandler(logging.NullHandler())
 
     async def guarded() -> int:
         signals = Signals()

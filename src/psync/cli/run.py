@@ -21,13 +21,14 @@ from psync.client.early import EarlySync, SyncReports, begin
 from psync.client.place import find_place
 from psync.client.targets import TargetSpec
 from psync.config import load_client
-from psync.errors import Interrupted, PsyncError, UsageError
-from psync.model import RunSpec
+from psync.errors import ExecError, Interrupted, ProgramNotFound, PsyncError, UsageError
+from psync.model import ExitStatus, RunSpec
 from psync.paths import ClientPaths
 from psync.sync.plan import SyncPlan
 from psync.text import printable
 
 if TYPE_CHECKING:
+    import asyncio
     import signal
 
     from psync.client.run import RemoteRun
@@ -125,8 +126,6 @@ def _job(options: argparse.Namespace) -> Job:
         flags={"--on": options.on, "--on-disconnect": options.on_disconnect},
     )
     target = target_spec(config.find())
-    if target.local and config.origin("target") == "default":
-        say("running on this machine, the target local; psync pair HOST adds another")
     include = (*config.include, *config.assets)
     # with --no-sync only its paths matter, and those of a whole home directory are as good
     plan = place.plan(
@@ -141,6 +140,8 @@ def _job(options: argparse.Namespace) -> Job:
         name=printable(options.name)[:200],
         disconnect_grace=config.disconnect_grace(detached=False),
     )
+    if target.local and config.origin("target") == "default":
+        say("running on this machine, the target local; psync pair HOST adds another")
     return Job(target, paths, None if options.no_sync else plan, spec, options.verbose)
 
 
@@ -211,7 +212,7 @@ class Foreground:
             await asyncio.wait((ending, ladder.leaving), return_when=asyncio.FIRST_COMPLETED)
             if not ending.done():
                 ladder.leaving.result()
-            status = ending.result()
+            status = self._status(ending)
             signals.route = _leave_at_once
             await writer.drain()
         finally:
@@ -223,6 +224,18 @@ class Foreground:
         if status.lost:
             say("the run was lost: nobody knows how it ended; its supervisor left no record")
         return status.returncode
+
+    def _status(self, ending: asyncio.Future[ExitStatus]) -> ExitStatus:
+        """Return how the run ended; say what to do about a program that could not be executed."""
+        where = "on this machine" if self._job.target.local else f"on {self._job.target.name}"
+        try:
+            return ending.result()
+        except ProgramNotFound as error:
+            hint = f"install it {where}, or send one from here by its path, such as ./program"
+            raise ProgramNotFound(f"{error.message} {where}", hint=hint) from error
+        except ExecError as error:
+            hint = f"build it for that host, or install what it needs {where}"
+            raise ExecError(error.message, hint=error.hint or hint) from error
 
 
 def _leave_at_once(_number: signal.Signals) -> None:

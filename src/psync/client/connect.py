@@ -25,10 +25,12 @@ from psync.client.threads import in_thread
 from psync.errors import (
     ConnectError,
     DaemonNotRunning,
+    Interrupted,
     NotPaired,
     ProtocolError,
     PsyncError,
     SSHError,
+    ToolMissing,
     TrustError,
     WrongDaemon,
 )
@@ -133,7 +135,15 @@ class Connector:
             host = LocalHost(self._paths)
         else:
             host = SSHHost(self.spec, self._paths, record.server)
-        found = await in_thread(lambda: start_daemon(host), host.cancel)
+        try:
+            found = await in_thread(lambda: start_daemon(host), host.cancel)
+        except (SSHError, ToolMissing, Interrupted):
+            raise
+        except PsyncError as error:
+            where = self.spec.host or "this machine"
+            raise DaemonNotRunning(
+                f"psync-server on {where} cannot start: {error.message}", hint=error.hint
+            ) from error
         self._remember(
             msgspec.structs.replace(
                 record,

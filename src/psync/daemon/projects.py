@@ -15,7 +15,7 @@ import time
 
 import msgspec
 
-from psync.errors import DestinationError, Refused
+from psync.errors import ConfigError, DestinationError, Refused
 from psync.paths import private_directory, write_atomic
 from psync.text import printable
 
@@ -88,9 +88,10 @@ class Projects:
                 os.path.join(path, "project.json"),
                 msgspec.json.encode(Marker(FORMAT, client, source, host, time.time())),
             )
-        except OSError as error:
+        except (OSError, ConfigError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error.message
             raise DestinationError(
-                f"{printable(path)} cannot be made on the daemon host: {error.strerror}",
+                f"{printable(path)} cannot be made on the daemon host: {reason}",
                 hint="free some space or choose another projects directory in server.toml",
             ) from error
         return path
