@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.supervisor.support import Launcher, Run, Runs, python, wait_until
+from tests.supervisor.support import Launcher, Runs, python, wait_until
 
 from psync.supervisor import wire
 from psync.supervisor.log import Gap
@@ -205,23 +205,26 @@ def test_output_of_descendants_is_kept(runs: Runs) -> None:
 def test_what_a_killed_descendant_had_written_is_kept(runs: Runs) -> None:
     code = (
         "import os, signal\n"
+        "ours, theirs = os.pipe()\n"
         "if os.fork() == 0:\n"
         "    os.write(1, b'x' * 60000)\n"
+        "    os.write(theirs, b'.')\n"
         "    signal.pause()\n"
-        "os.read(0, 1)"
+        "os.read(ours, 1)"
     )
-    run = runs.start(python(code))
+    run = runs.start(python(code), log_limit=20_000)  # so that some of it is in the pipe still
     connection = run.connect()
-    connection.send(wire.StdinEof(0))
+    for _ in run.follow(connection):
+        pass
     assert run.wait_over().code == 0
-    assert run.output() in (b"x" * 60000, b"")  # nothing if it had no time before the sweep
+    assert run.output() == b"x" * 60000
 
 
 @contextlib.contextmanager
 def small_disk(path: Path) -> Iterator[None]:
     path.mkdir()
     done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=400k,mode=700", "tmpfs", str(path)],
+        ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", str(path)],
         capture_output=True,
     )
     if done.returncode:
@@ -238,36 +241,43 @@ def fill(path: Path) -> None:
             file.write(bytes(4096))
 
 
-@pytest.mark.parametrize("moment", ["while it writes", "after its end"])
-def test_a_full_disk_pauses_the_run_and_costs_no_byte(
-    tmp_path: Path, launcher: Launcher, moment: str
-) -> None:
-    disk = tmp_path / "disk"
+# Writes until its pipe is full, says so, and goes on.
+BACKED_UP = """
+import os, sys
+os.read(0, 1)
+os.set_blocking(1, False)
+data, sent = b''.join(b'%d\\n' % n for n in range(1, 60001)), 0
+try:
+    while sent < len(data): sent += os.write(1, data[sent:sent + 4096])
+except BlockingIOError:
+    open(sys.argv[1], 'w').close()
+os.set_blocking(1, True)
+while sent < len(data): sent += os.write(1, data[sent:])
+sys.exit(5)
+"""
+
+
+@pytest.mark.parametrize("relief", ["space", "kill"])
+def test_a_full_disk_pauses_the_run(tmp_path: Path, launcher: Launcher, relief: str) -> None:
+    disk, backed_up = tmp_path / "disk", tmp_path / "backed-up"
     with small_disk(disk):
         runs = Runs(disk, launcher)
-        run = runs.start([b"sh", b"-c", b"read line; seq 30000; exit 5"])  # 168,894 bytes
+        run = runs.start(python(BACKED_UP, str(backed_up)))
         try:
             connection = run.connect()
             fill(disk / "filler")
             connection.send(wire.Stdin(0, b"\n"))
-            if moment == "after its end":
-                # Nothing is lost either if the disk is full until somebody gives the run up.
-                wait_until("a pause", lambda: paused(run))
-                connection.send(wire.Kill())
-                connection.expect(wire.Exited)
-                assert run.wait_over().output_end == run.reader.end < 168_894
-            else:
-                wait_until("a pause", lambda: paused(run))
+            wait_until("a full pipe", backed_up.exists)
+            assert run.reader.end == 0
+            if relief == "space":
                 (disk / "filler").unlink()
                 connection.expect(wire.Exited)
                 assert run.wait_over().code == 5
-                expected = b"".join(b"%d\n" % number for number in range(1, 30001))
-                assert run.output() == expected
+                assert run.output() == b"".join(b"%d\n" % number for number in range(1, 60001))
+            else:  # and the record of it fits onto the full disk
+                connection.send(wire.Kill())
+                connection.expect(wire.Exited)
+                result = run.wait_over()
+                assert (result.signal, result.output_end) == ("SIGKILL", 0)
         finally:
             runs.close()
-
-
-def paused(run: Run) -> bool:
-    """Whether the supervisor has come to rest with output still waiting in the pipe."""
-    wchan = Path(f"/proc/{run.pid}/syscall").read_text().split()
-    return wchan[0] != "running" and not (run.dir / "exit.json").exists()

@@ -73,7 +73,7 @@ def test_nobody_survives(runs: Runs, mark: str, name: str, way: str) -> None:
     run = runs.start(python(code), env=environment(mark))
     connection = run.connect()
     run.wait_output(connection, b"up\n")
-    assert len(marked(mark)) > 1
+    wait_until("descendants", lambda: len(marked(mark)) > 1)
     connection.send(wire.Kill() if way == "kill" else wire.StdinEof(0))
     connection.expect(wire.Exited)
     assert marked(mark) == []

@@ -199,8 +199,8 @@ class Supervisor:
         self._loop.call_in("kill", TERMINATE_GRACE, self._kill)
 
     def _kill(self) -> None:
-        self._outputs.give_up()
         self._sweep()
+        self._outputs.give_up()  # after the kill: it must not be SIGPIPE that ends them
 
     def _note_stop(self, reason: str) -> None:
         if not self._stopping and self._status is None:

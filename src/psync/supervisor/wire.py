@@ -301,7 +301,10 @@ class Started(Frame):
 
 
 class Grew(Frame):
-    """The log grew since the last ``Grew``; ``LogReader.end`` says how far."""
+    """The log grew since the last ``Grew``, or since ``Hello``; ``LogReader.end`` says how far.
+
+    A daemon therefore looks at the end after ``Hello`` and after each ``Grew``.
+    """
 
     __slots__ = ()
     TYPE = 67
