@@ -322,15 +322,15 @@ def test_no_usable_rsync_there(
     world.endpoint.rsync = rsync  # type: ignore[union-attr]
     error = failure(world.sync())
     assert isinstance(error, ToolMissing)
-    assert "on daemon-host" in error.message
+    assert "on laptop" in error.message
 
 
 def test_an_rsync_there_that_has_gone(world: World, connection: SharedConnection) -> None:
     world.over_ssh(connection, Tool("/opt/gone/rsync", "3.2.7"))
     error = failure(world.sync())
     assert isinstance(error, ToolMissing)
-    assert "cannot be started on daemon-host" in error.message
-    assert "install rsync on daemon-host" in error.hint
+    assert "cannot be started on laptop" in error.message
+    assert "install rsync on laptop" in error.hint
 
 
 def test_a_chatty_shell_over_there(world: World, control: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests.support.sshd import PrivateSSHD
 from tests.sync.world import eventually, processes_naming, shared
 
-from psync.errors import ConfigError, Interrupted, SSHError, ToolMissing, UsageError
+from psync.errors import ConfigError, Interrupted, SSHError, ToolMissing
 from psync.sync import mux
 from psync.sync.ssh import RemoteCommandFailed, SharedConnection, SSHTarget
 
@@ -234,30 +234,6 @@ def test_a_control_directory_that_others_may_use(sshd: PrivateSSHD, control: Pat
     control.chmod(0o755)
     with pytest.raises(ConfigError, match="others may"):
         shared(sshd, control).open()
-
-
-@pytest.mark.parametrize(
-    "destination", ["", "-oProxyCommand=x", "u@-x", "@h", "a b", "h\n", "ssh://", "ssh://h:x"]
-)
-def test_what_is_no_destination(destination: str) -> None:
-    with pytest.raises(UsageError, match="not an ssh destination"):
-        SSHTarget(destination, ("ssh",), b"/c")
-
-
-@pytest.mark.parametrize(
-    ("destination", "address", "options"),
-    [
-        ("laptop", "laptop", ()),
-        ("u@laptop.lan", "u@laptop.lan", ()),
-        ("u@::1", "u@::1", ()),
-        ("ssh://u@laptop:2222", "u@laptop", ("-p", "2222")),
-        ("ssh://[::1]:22/", "::1", ("-p", "22")),
-        ("ssh://laptop", "laptop", ()),
-    ],
-)
-def test_what_is_one(destination: str, address: str, options: tuple[str, ...]) -> None:
-    target = SSHTarget(destination, ("ssh",), b"/c")
-    assert (target.address, target.port_options) == (address, options)
 
 
 def test_connections_to_different_places_do_not_meet() -> None:

@@ -125,6 +125,7 @@ class World:
             connection,
             projects_root=os.fsencode(self.projects),
             rsync=rsync or find_rsync(self.state, os.environ),
+            host="laptop",
         )
 
     def stalling_rsync(self, count: int) -> tuple[Tool, Path]:

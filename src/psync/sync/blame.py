@@ -76,7 +76,7 @@ def ssh_error(said: bytes, destination: str) -> SSHError:
 
 
 def rsync_error(
-    status: int, said: bytes, *, mirror: bytes, host: str | None
+    status: int, said: bytes, *, mirror: bytes, host: str | None, destination: str = ""
 ) -> SyncError | SSHError:
     """Return what went wrong when rsync ended with something else than 0.
 
@@ -85,6 +85,7 @@ def rsync_error(
         said: its stderr, or the first and last part of it.
         mirror: the project's directory on the daemon host.
         host: the name of the daemon host, None where it is this machine.
+        destination: what ssh calls it, where that is not the same.
     """
     place = f"on {host}" if host else "on this machine"
     where = f"{printable(mirror)} {place}"
@@ -136,7 +137,7 @@ def rsync_error(
         if b"is your shell clean" in said:
             return SSHError(
                 f"the shell start-up files {place} print text, which breaks rsync's protocol",
-                hint=f"this must print nothing: ssh {host} true",
+                hint=f"this must print nothing: ssh {destination or host} true",
             )
         return ToolMissing(
             f"rsync here and rsync {place} do not understand each other: {reason}",
@@ -147,7 +148,7 @@ def rsync_error(
     if host and status in (10, 12, 30, 35, 255):
         words = b"\n".join(line for line in said.splitlines() if not line.startswith(b"rsync"))
         if words.strip():
-            return ssh_error(words, host)
+            return ssh_error(words, destination or host)
         return SSHError(
             f"the connection to {host} broke while files were sent: {reason}",
             hint="run it again; what arrived is kept and not sent twice",

@@ -17,11 +17,13 @@ class LocalEndpoint(msgspec.Struct, frozen=True):
 
     Attributes:
         projects_root: absolute directory that holds the mirrors.
+        host: what to call the other side in messages: None, it is this machine.
+        destination: what ssh calls it: nothing.
     """
 
     projects_root: bytes
-
     host: str | None = None
+    destination: str = ""
 
     def check(self) -> None:
         """Nothing to check: the rsync of this machine is on both sides."""
@@ -67,6 +69,7 @@ class SSHEndpoint:
         self.projects_root = projects_root
         self.rsync = rsync
         self.host: str | None = host or connection.target.destination
+        self.destination = connection.target.destination
         self._shared = False
 
     def check(self) -> None:

@@ -201,6 +201,7 @@ class Sync:
                     mirror=self._mirror,
                     host=self._endpoint.host,
                     environ=self._environ,
+                    destination=self._endpoint.destination,
                 )
             )
 

@@ -116,6 +116,7 @@ class Transfer:
         mirror: the project's directory on the other side, for messages.
         host: the other side's name, None where it is this machine.
         environ: the environment to start from.
+        destination: what ssh calls the other side, where that is not the same.
 
     Raises:
         ToolMissing: rsync cannot be started.
@@ -129,9 +130,11 @@ class Transfer:
         mirror: bytes,
         host: str | None,
         environ: Mapping[str, str],
+        destination: str = "",
     ) -> None:
         self._mirror = mirror
         self._host = host
+        self._destination = destination
         self._began = time.monotonic()
         self._parser = OutputParser()
         try:
@@ -198,7 +201,13 @@ class Transfer:
             self._parser.warnings += [f"not sent: the link {link} leads nowhere" for link in links]
             self._warn(on_warning)
         elif status != 0:
-            raise rsync_error(status, said.value(), mirror=self._mirror, host=self._host)
+            raise rsync_error(
+                status,
+                said.value(),
+                mirror=self._mirror,
+                host=self._host,
+                destination=self._destination,
+            )
         return Summary(
             files=self._parser.files,
             bytes_sent=self._parser.bytes_sent,

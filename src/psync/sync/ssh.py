@@ -18,15 +18,16 @@ import re
 import time
 from collections.abc import Callable, Sequence
 
-import msgspec
-
-from psync.errors import Interrupted, SSHError, ToolMissing, UsageError
+from psync.errors import Interrupted, SSHError, ToolMissing
 from psync.paths import private_directory
 from psync.sync import mux
 from psync.sync.blame import ssh_error
+from psync.sync.destination import SSHTarget
 from psync.sync.process import Child, Tail
 from psync.sync.shell import quote
 from psync.text import printable
+
+__all__ = ["RemoteCommandFailed", "SSHTarget", "SharedConnection"]
 
 IDLE = 600
 """Seconds that the shared connection stays open unused."""
@@ -66,49 +67,6 @@ _NO_SHARING = re.compile(
     rb"[Cc]ontrol ?(Socket|Path|Master|Persist)|unix_listener|mux_|multiplex"
     rb"|unknown option|invalid option|illegal option"
 )
-
-
-class SSHTarget(msgspec.Struct, frozen=True):
-    """Where ssh goes, and how.
-
-    Attributes:
-        destination: as the user would type it: ``[user@]host`` or ``ssh://[user@]host[:port]``.
-        command: the ssh command with its options, ``("ssh",)`` unless the user set another one.
-        control_dir: absolute path of a private directory, at most 54 bytes; made when missing.
-    """
-
-    destination: str
-    command: tuple[str, ...]
-    control_dir: bytes
-
-    def __post_init__(self) -> None:
-        user, at, host = self.address.rpartition("@")
-        bad = not host or host.startswith("-") or (at and not user) or user.startswith("-")
-        if bad or not self.destination.isprintable() or any(map(str.isspace, self.destination)):
-            raise UsageError(
-                f"{printable(self.destination)!r} is not an ssh destination",
-                hint="give [user@]host, or a Host of ~/.ssh/config",
-            )
-
-    @property
-    def address(self) -> str:
-        """The destination as ``[user@]host``."""
-        return self._uri()[0]
-
-    @property
-    def port_options(self) -> tuple[str, ...]:
-        """The options that an ``ssh://`` destination with a port amounts to."""
-        port = self._uri()[1]
-        return ("-p", port) if port else ()
-
-    def _uri(self) -> tuple[str, str]:
-        if not self.destination.startswith("ssh://"):
-            return self.destination, ""
-        address = self.destination.removeprefix("ssh://").rstrip("/")
-        found = re.fullmatch(r"((?:[^@]*@)?)(?:\[([^]]+)\]|([^:]*))(?::(\d+))?", address)
-        if not found:
-            return "", ""
-        return found[1] + (found[2] or found[3]), found[4] or ""
 
 
 class RemoteCommandFailed(SSHError):
