@@ -1,4 +1,4 @@
-"""Where ssh goes: destinations as ssh itself takes them, checked before they reach a command line."""
+"""Where ssh goes: destinations as ssh takes them, checked before they reach a command line."""
 
 from __future__ import annotations
 
