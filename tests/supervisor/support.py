@@ -36,12 +36,18 @@ def gone(pid: int) -> bool:
 class Launcher:
     """A real launcher process and the daemon's end of its socket."""
 
-    def __init__(self, argv: Callable[[int], list[str]] = launcher.command) -> None:
+    def __init__(
+        self, argv: Callable[[int], list[str]] = launcher.command, *, close_fds: bool = True
+    ) -> None:
         self.socket, theirs = socket.socketpair()
         self.socket.settimeout(WAIT)
         with theirs:
+            theirs.set_inheritable(True)
             self.process = subprocess.Popen(
-                argv(theirs.fileno()), pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+                argv(theirs.fileno()),
+                pass_fds=[theirs.fileno()] if close_fds else (),
+                close_fds=close_fds,
+                stdin=subprocess.DEVNULL,
             )
         self._decoder = wire.FrameDecoder(wire.FROM_LAUNCHER)
 

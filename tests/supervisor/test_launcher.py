@@ -102,12 +102,21 @@ def test_the_program_has_default_signals_a_session_and_the_daemons_umask(runs: R
     assert run.output() == f"True {oct(mask)}\n".encode()
 
 
-def test_supervisors_hold_nothing_of_the_daemons(runs: Runs) -> None:
+def test_supervisors_hold_nothing_of_the_daemons(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.set_inheritable(write, True)
+    launcher = Launcher(close_fds=False)
+    os.close(write)
+    runs = Runs(tmp_path, launcher)
     run = runs.start([b"cat"])
+    assert os.read(read, 1) == b""  # nobody holds the other end any more
+    os.close(read)
     for fd in (0, 1, 2):
         assert os.readlink(f"/proc/{run.pid}/fd/{fd}") == "/dev/null"
     assert os.readlink(f"/proc/{run.pid}/cwd") == "/"
     assert os.getsid(run.pid) == run.pid
+    runs.close()
+    launcher.close()
 
 
 def test_a_supervisor_that_failed_leaves_no_process(runs: Runs) -> None:

@@ -97,6 +97,14 @@ def test_what_is_not_there(runs: Runs, tmp_path: Path) -> None:
     assert (kind, code) == ("not-found", 127)
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may search every directory")
+def test_a_directory_on_path_that_may_not_be_searched(runs: Runs, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    kind, code, _ = failure(runs, [b"prog"], env=[(b"PATH", os.fsencode(closed))])
+    assert (kind, code) == ("not-found", 127)
+
+
 def test_what_cannot_be_executed(runs: Runs, tmp_path: Path) -> None:
     plain = script(tmp_path / "plain", b"#!/bin/sh\n", 0o644)
     kind, code, message = failure(runs, [plain])

@@ -46,8 +46,13 @@ def serve(fd: int) -> None:
 
     import psync.supervisor.supervise  # noqa: F401
 
-    os.closerange(3, fd)
-    os.closerange(fd + 1, max(fd + 1, os.sysconf("SC_OPEN_MAX")))
+    # What the daemon's own starter let it inherit must not stay open as long as the longest run.
+    for name in os.listdir("/dev/fd"):
+        if int(name) not in (0, 1, 2, fd):
+            try:
+                os.close(int(name))
+            except OSError:  # the listing's own
+                pass
     os.set_inheritable(fd, False)
     # Ctrl-C on a foreground daemon is the daemon's; it ends the launcher by closing the socket.
     for signum in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):

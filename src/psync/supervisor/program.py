@@ -153,9 +153,8 @@ def _execute(spec: Spec) -> tuple[int, bytes]:
         if number not in _NEXT:
             return number, path
         # Like execvp: what is there and cannot be executed is told only if nothing better comes.
-        if worst[0] == errno.ENOENT and (
-            number == errno.EACCES or (number == errno.ENOENT and os.path.isfile(path))
-        ):
+        # Unlike it: a directory that may not be searched holds nothing, as for a shell.
+        if worst[1] == name and number in (errno.EACCES, errno.ENOENT) and os.path.exists(path):
             worst = (number, path)
     return worst
 
