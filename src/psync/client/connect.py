@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import socket
 import ssl
 
 import msgspec
@@ -223,7 +224,7 @@ class Connector:
                 continue
             if address.is_unspecified:
                 return record.hostname, int(port)
-            if not address.is_loopback:
+            if not address.is_loopback or _is_this_machine(record):
                 return str(address), int(port)
         return None
 
@@ -262,6 +263,17 @@ class Connector:
                 hint=f'start psync-server there, or set connect = "auto" for {self.spec.name}',
             )
         return error
+
+
+def _is_this_machine(record: TargetRecord) -> bool:
+    """Whether ssh and the daemon's host both say that the host is this very one.
+
+    Then its loopback is ours. ssh alone is not enough: it may lead into a container or a virtual
+    machine by a port of ours. Should both be wrong, TLS notices, and ssh is the way.
+    """
+    return record.hostname in ("localhost", "127.0.0.1", "::1") and (
+        record.facts.hostname == socket.gethostname()
+    )
 
 
 def _decided(task: asyncio.Task[Link]) -> bool:
