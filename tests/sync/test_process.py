@@ -3,6 +3,7 @@ import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -103,6 +104,31 @@ def test_a_child_that_keeps_the_pipe_is_not_waited_for_and_does_not_survive() ->
             return True
 
     eventually(gone)
+
+
+def test_the_reason_of_a_failure_may_come_late(tmp_path: Path) -> None:
+    # From a child that lives on, as ssh does when rsync ends.
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    err = bytearray()
+    child = python(
+        "import os\n"
+        "if os.fork():\n"
+        "    os._exit(12)\n"
+        f"open({str(gate)!r}).read()\n"
+        "os.write(2, b'the reason')\n"
+    )
+
+    def open_gate() -> None:
+        eventually(child._ended)
+        with gate.open("w"):
+            pass
+
+    thread = threading.Thread(target=open_gate, daemon=True)
+    thread.start()
+    assert child.wait(ignore, err.extend) == 12
+    thread.join()
+    assert err == b"the reason"
 
 
 def test_a_detached_one_has_no_terminal_and_a_group_of_its_own() -> None:

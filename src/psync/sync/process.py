@@ -13,6 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 TERMINATE_GRACE = 2.0
 """Seconds a process has after SIGTERM before it is killed."""
 
+FAILURE_DRAIN = 2.0
+"""Seconds to wait for the end of the output of a process that failed: rsync ends when its ssh
+closes stdout, and what the other side said of the reason may still be in that ssh."""
+
 _CHUNK = 65536
 _TICK = 0.1  # how often to see whether ``cancel`` was called, which no descriptor announces
 _TICK_WITHOUT_PIDFD = 0.01  # nor the end of the process, on systems other than Linux
@@ -82,8 +86,9 @@ class Child:
     ) -> int:
         """Read until the process ends, and return its exit status (-n for signal n).
 
-        What a process that it left behind writes later is not waited for. Whatever happens, also
-        an exception of a callback, the process is gone and reaped when this returns.
+        What a process that it left behind writes later is not waited for, but for a moment after
+        a failure. Whatever happens, also an exception of a callback, the process is gone and
+        reaped when this returns.
 
         Args:
             on_stdout: called with what it writes there, as it comes.
@@ -146,6 +151,10 @@ class Child:
                         in_time = self.cancelled
                         stopping, deadline = True, time.monotonic() + TERMINATE_GRACE
                         self._signal(signal.SIGTERM)
+                if pidfd is not None:
+                    selector.unregister(pidfd)
+                if not stopping and self._failed():
+                    _drain(selector, readers, FAILURE_DRAIN)
             finally:
                 if pidfd is not None:
                     os.close(pidfd)
@@ -177,6 +186,17 @@ class Child:
             return self._popen.poll() is not None
         except ChildProcessError:
             return True
+
+    def _failed(self) -> bool:
+        """Whether a process that has ended did so in any other way than with 0."""
+        try:
+            flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+            result = os.waitid(os.P_PID, self._popen.pid, flags)
+        except AttributeError:  # macOS, before Python 3.13
+            return self._popen.poll() != 0
+        except ChildProcessError:
+            return False
+        return result is None or (result.si_code, result.si_status) != (os.CLD_EXITED, 0)
 
     def _end(self) -> int:
         if self._detached:
@@ -231,6 +251,23 @@ def _read(fd: int, callback: Callable[[bytes], None]) -> bytes | None:
     if data:
         callback(data)
     return data
+
+
+def _drain(
+    selector: selectors.BaseSelector,
+    readers: Mapping[int, Callable[[bytes], None]],
+    timeout: float,
+) -> None:
+    """Read until all outputs have ended, at most for ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    left = [key.fd for key in selector.get_map().values() if key.fd in readers]
+    while left and (seconds := deadline - time.monotonic()) > 0:
+        for key, _ in selector.select(seconds):
+            if key.fd not in readers:  # stdin, of no use any more
+                selector.unregister(key.fd)
+            elif _read(key.fd, readers[key.fd]) == b"":
+                selector.unregister(key.fd)
+                left.remove(key.fd)
 
 
 def _pidfd(pid: int) -> int | None:
