@@ -50,22 +50,29 @@ def bench_run(lab: Lab) -> list[Row]:
 def bench_throughput(lab: Lab) -> list[Row]:
     """(b) 1 GB of output."""
     t = measure.throughput(lab, rounds=5)
-    ratio = t["ssh"] / t["psync"]
-    speed = [measure.GIGABYTE / t[name] / 1e6 for name in ("psync", "ssh")]
-    value = f"{speed[0]:.0f} MB/s / {speed[1]:.0f} MB/s"
-    return [Row("output of 1 GB / ssh", value, ratio, ">= 0.8", ratio >= 0.8)]
+    rows = []
+    for name, what, bound in (
+        ("psync", "output of 1 GB / ssh", ">= 0.8"),
+        ("psync_via_ssh", "the same, through the shared ssh connection", ""),
+    ):
+        ratio = t["ssh"] / t[name]
+        speed = [measure.GIGABYTE / seconds / 1e6 for seconds in (t[name], t["ssh"])]
+        value = f"{speed[0]:.0f} MB/s / {speed[1]:.0f} MB/s"
+        rows.append(Row(what, value, ratio, bound, ratio >= 0.8 or not bound))
+    return rows
 
 
 def bench_echo(lab: Lab) -> list[Row]:
     """(c) Echo through stdin and stdout."""
     t = measure.echo(lab, count=3000)
     rows = []
-    for at, name in enumerate(("p50", "p99")):
-        ratio = t["psync"][at] / t["ssh"][at]
-        value = f"{t['psync'][at] * 1e6:.0f} us / {t['ssh'][at] * 1e6:.0f} us"
-        bound = "<= 5" if name == "p50" else ""
-        reached = ratio <= 5 or not bound
-        rows.append(Row(f"echo round trip {name} / ssh", value, ratio, bound, reached))
+    for path, where in (("psync", ""), ("psync_via_ssh", ", through the ssh connection")):
+        for at, name in enumerate(("p50", "p99")):
+            ratio = t[path][at] / t["ssh"][at]
+            value = f"{t[path][at] * 1e6:.0f} us / {t['ssh'][at] * 1e6:.0f} us"
+            bound = "<= 5" if name == "p50" and path == "psync" else ""
+            what = f"echo round trip {name} / ssh{where}"
+            rows.append(Row(what, value, ratio, bound, ratio <= 5 or not bound))
     return rows
 
 

@@ -21,6 +21,10 @@ from tests.support.sshd import PrivateSSHD
 
 BIN = Path(sys.executable).parent
 TARGET = "bench"
+"""As pairing leaves it: the daemon listens on loopback, the client comes through ssh."""
+
+DIRECT = "direct"
+"""The same daemon, reached without ssh, as one that listens on the network is."""
 
 TINY = """\
 #include <stdio.h>
@@ -63,7 +67,13 @@ class Lab:
 
     def __enter__(self) -> Lab:
         self._make_project()
-        self.call(["psync", "pair", self.sshd.alias, "--name", TARGET])
+        for name in (TARGET, DIRECT):
+            self.call(["psync", "pair", self.sshd.alias, "--name", name])
+        config = Path(self.env["HOME"], ".config/psync/config.toml")
+        table = f"[targets.{DIRECT}]\n"
+        presence = json.loads((self.server_home / "state" / "daemon.json").read_bytes())
+        direct = f'{table}connect = "direct"\naddress = "127.0.0.1:{presence["port"]}"\n'
+        config.write_text(config.read_text().replace(table, direct))
         self.call([*self.sshd.ssh, "-fNM", "-S", str(self._master), self.sshd.alias])
         return self
 
@@ -81,9 +91,11 @@ class Lab:
 
     # -- command lines ------------------------------------------------------------------------
 
-    def psync(self, *command: str, options: tuple[str, ...] = ()) -> list[str]:
+    def psync(
+        self, *command: str, options: tuple[str, ...] = (), target: str = TARGET
+    ) -> list[str]:
         """Return ``psync run`` of ``command`` on the daemon host."""
-        return ["psync", "run", "--on", TARGET, *options, *command]
+        return ["psync", "run", "--on", target, *options, *command]
 
     def ssh(self, command: str, *, warm: bool = False) -> list[str]:
         """Return ssh with a remote command, over a fresh connection or a warm ControlMaster."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.lab import Lab
+from bench.lab import DIRECT, TARGET, Lab
 
 GIGABYTE = 1_000_000_000
 
@@ -47,7 +47,8 @@ def throughput(lab: Lab, rounds: int) -> dict[str, float]:
     return alternate(
         rounds,
         {
-            "psync": lambda: _drain(lab, lab.psync(*flood, options=("--no-sync",))),
+            "psync": lambda: _drain(lab, _bare(lab, DIRECT, *flood)),
+            "psync_via_ssh": lambda: _drain(lab, _bare(lab, TARGET, *flood)),
             "ssh": lambda: _drain(lab, lab.ssh(" ".join(flood))),
         },
     )
@@ -56,7 +57,8 @@ def throughput(lab: Lab, rounds: int) -> dict[str, float]:
 def echo(lab: Lab, count: int) -> dict[str, tuple[float, float]]:
     """Round trip of 20 bytes through a running ``cat``: p50 and p99 in seconds."""
     return {
-        "psync": _round_trips(lab, lab.psync("cat", options=("--no-sync",)), count),
+        "psync": _round_trips(lab, _bare(lab, DIRECT, "cat"), count),
+        "psync_via_ssh": _round_trips(lab, _bare(lab, TARGET, "cat"), count),
         "ssh": _round_trips(lab, lab.ssh("cat"), count),
     }
 
@@ -79,7 +81,7 @@ def start_up(lab: Lab, rounds: int) -> dict[str, float]:
 def supervisor_memory(lab: Lab) -> int:
     """Proportional set size of the supervisor of one sleeping run, in bytes."""
     with subprocess.Popen(
-        lab.psync("sh", "-c", "echo ready; exec sleep 600", options=("--no-sync",)),
+        _bare(lab, DIRECT, "sh", "-c", "echo ready; exec sleep 600"),
         cwd=lab.project, env=lab.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
     ) as client:  # fmt: skip
         assert client.stdout is not None
@@ -88,6 +90,10 @@ def supervisor_memory(lab: Lab) -> int:
             return _pss(_supervisor_of_the_latest_run(lab))
         finally:
             client.send_signal(2)
+
+
+def _bare(lab: Lab, target: str, *command: str) -> list[str]:
+    return lab.psync(*command, options=("--no-sync",), target=target)
 
 
 def _supervisor_of_the_latest_run(lab: Lab) -> int:
