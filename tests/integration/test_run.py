@@ -72,13 +72,24 @@ def test_no_sync_runs_what_is_there(paired: Field) -> None:
     assert paired.psync("run", "--no-sync", "./kept").stdout == b"old\n"
 
 
-def test_no_sync_of_what_never_was_synced(paired: Field, tmp_path: Path) -> None:
+def test_no_sync_needs_no_files_for_a_command_of_the_other_host(
+    paired: Field, tmp_path: Path
+) -> None:
     (tmp_path / "psync.toml").touch()
-    done = paired.psync("run", "--no-sync", "true", cwd=tmp_path)
-    assert done.returncode == 125
+    (tmp_path / "below").mkdir()
+    done = paired.psync("run", "--no-sync", "sh", "-c", "basename $PWD; ls", cwd=tmp_path / "below")
+    assert (done.returncode, done.stdout) == (0, b"below\n")
+
+
+def test_no_sync_of_a_program_that_never_was_synced(paired: Field, tmp_path: Path) -> None:
+    (tmp_path / "psync.toml").touch()
+    program = tmp_path / "never-sent"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    done = paired.psync("run", "--no-sync", "./never-sent", cwd=tmp_path)
+    assert done.returncode == 127
     (line,) = lines(done.stderr)
-    assert "nothing was ever synced" in line
-    assert "--no-sync" in line
+    assert "never-sent" in line
 
 
 def test_a_bare_command_is_looked_up_there_and_takes_the_tree_along(paired: Field) -> None:

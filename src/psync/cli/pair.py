@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
     if facts.rsync is None:
         say(f"there is no rsync on {name} yet; install it there, for example: apt install rsync")
     else:
-        say(f"try: psync run --on {name} uname -a")
+        say(f"try: psync run --on {name} --no-sync uname -a")
     return 0
 
 

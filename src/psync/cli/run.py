@@ -48,14 +48,16 @@ class Job(msgspec.Struct, frozen=True):
     Attributes:
         target: where.
         paths: the client's directories.
-        plan: what to send; None with ``--no-sync``.
+        plan: what to send.
+        sync: send it; False with ``--no-sync``.
         spec: what to run.
         verbose: say more.
     """
 
     target: TargetSpec
     paths: ClientPaths
-    plan: SyncPlan | None
+    plan: SyncPlan
+    sync: bool
     spec: RunSpec
     verbose: bool
 
@@ -68,7 +70,7 @@ def main(argv: list[str]) -> int:
     reports = SyncReports(report.progress, report.warning, report.waiting)
     early = None
     try:
-        if job.plan is not None:
+        if job.sync:
             early = begin(job.plan, job.target, job.paths, reports)
         foreground = Foreground(job, report, reports, early)
         return run_loop(foreground.run, lambda: foreground.phase)
@@ -142,7 +144,7 @@ def _job(options: argparse.Namespace) -> Job:
     )
     if target.local and config.origin("target") == "default":
         say("running on this machine, the target local; psync pair HOST adds another")
-    return Job(target, paths, None if options.no_sync else plan, spec, options.verbose)
+    return Job(target, paths, plan, not options.no_sync, spec, options.verbose)
 
 
 def _environment(
@@ -186,10 +188,12 @@ class Foreground:
         job = self._job
         target = Target(job.target, job.paths, on_connection=_tell_connection)
         try:
-            if job.plan is not None:
+            if job.sync:
                 self.phase = "files were sent"
                 summary = await target.transfer(job.plan, early=self._early, reports=self._reports)
                 self._report.end(summary)
+            else:  # a command of the other host's needs a directory to run in, and no files
+                await target.make_mirror(job.plan.project)
             self.phase = "connecting"
             return await self._attached(await target.begin(job.spec), signals)
         finally:

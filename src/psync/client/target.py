@@ -19,6 +19,7 @@ from psync.errors import ConnectionLost, PsyncError
 from psync.model import HostFacts, RunSpec
 from psync.paths import ClientPaths
 from psync.sync.plan import SyncPlan
+from psync.sync.project import Project
 from psync.sync.rsync import MirrorMissing, Summary
 
 DEFAULT_GRACE = 300.0
@@ -209,18 +210,19 @@ class Target:
             summary = await self._finish(early)
             if summary is not None:
                 return summary
-        await self.open()
-        files = self._connector.files
-        opened = await self._lifeline.open_project(
-            plan.project.id, plan.project.root, socket.gethostname()
-        )
-        try:
-            files.remember_mirror(plan.project.id, opened.path)
-        except (OSError, PsyncError):
-            pass  # it is only asked for again next time
+        await self.make_mirror(plan.project)
         endpoint = endpoint_of(self._spec, self._paths, self.facts)
         sync = new_sync(plan, endpoint, self._paths, reports or SyncReports())
         return await in_thread(sync.wait, sync.cancel)
+
+    async def make_mirror(self, project: Project) -> None:
+        """Have the daemon make the project's mirror, with nothing in it yet, unless it is there."""
+        await self.open()
+        opened = await self._lifeline.open_project(project.id, project.root, socket.gethostname())
+        try:
+            self._connector.files.remember_mirror(project.id, opened.path)
+        except (OSError, PsyncError):
+            pass  # it is only asked for again next time
 
     async def begin(self, spec: RunSpec) -> RemoteRun:
         """Send a start request and return the run without waiting for the answer."""

@@ -134,7 +134,7 @@ class ClientConnection:
             if spec.program is not None:
                 executable = self._projects.resolve(directory, spec.program)
             if spec.cwd is not None:
-                cwd = self._projects.resolve(directory, spec.cwd)
+                cwd = self._projects.working_directory(directory, spec.cwd)
         elif spec.program is not None or spec.cwd is not None:
             raise ProtocolError("a program or cwd in a mirror needs a project")
         run = self._runs.start(

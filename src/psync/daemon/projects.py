@@ -130,6 +130,26 @@ class Projects:
             raise Refused(f"{printable(path)} leaves the project's mirror through a link")
         return absolute
 
+    def working_directory(self, directory: str, path: bytes) -> str:
+        """Return the absolute path of a directory in the mirror, made where nothing is there yet.
+
+        A run's working directory is the mirror of the client's, also where no file was ever sent.
+
+        Raises:
+            Refused: as ``resolve``.
+            DestinationError: it cannot be made.
+        """
+        absolute = self.resolve(directory, path)
+        try:
+            os.makedirs(absolute, exist_ok=True)
+        except FileExistsError:
+            pass  # a file is there; starting the run says so
+        except OSError as error:
+            raise DestinationError(
+                f"{printable(absolute)} cannot be made on the daemon host: {error.strerror}"
+            ) from error
+        return absolute
+
     def _marker(self, path: str) -> Marker | None:
         try:
             with open(os.path.join(path, "project.json"), "rb") as file:
