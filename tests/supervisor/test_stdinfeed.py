@@ -89,21 +89,23 @@ def test_a_daemon_that_breaks_the_rules_is_disconnected_and_may_come_back(
 
 def test_a_program_that_does_not_read_holds_up_the_stdin_and_nothing_else(runs: Runs) -> None:
     code = (
-        "import sys, signal; signal.signal(2, lambda *a: None); signal.pause();"
+        "import os, signal, sys\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {2})\n"
+        "os.write(1, b'ready\\n')\n"
+        "signal.sigwait({2})\n"
         "print(len(sys.stdin.buffer.read()))"
     )
     run = runs.start(python(code))
     connection = run.connect()
-    if not connection.hello.flags & wire.Hello.STARTED:
-        connection.expect(wire.Started)
     for number in range(STDIN_WINDOW // MAX_STDIN):
         connection.send(wire.Stdin(number * MAX_STDIN, bytes(MAX_STDIN)))
     connection.send(wire.StdinEof(STDIN_WINDOW))
-    while not connection.closed:
-        connection.send(wire.Signal(2))  # until it is past installing its handler
-        connection.receive()
-    result = run.wait_over()
-    assert run.output() == f"{STDIN_WINDOW}\n".encode() or result.signal == "SIGINT"
+    run.wait_output(connection, b"ready\n")
+    assert run.reader.stdin_taken < STDIN_WINDOW
+    connection.send(wire.Signal(2))
+    connection.expect(wire.Exited)
+    assert run.wait_over().code == 0
+    assert run.output() == f"ready\n{STDIN_WINDOW}\n".encode()
 
 
 def test_a_program_that_closes_its_stdin_is_told_of_at_once(runs: Runs) -> None:
