@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from psync.client.hosts import Host, LocalHost, SSHHost, enrol
-from psync.client.targets import FORMAT, TargetFiles, TargetRecord, TargetSpec
-from psync.errors import PsyncError
+from psync.client.targets import FORMAT, TargetFiles, TargetRecord, TargetSpec, paired_names
+from psync.errors import PsyncError, TrustError
 from psync.paths import ClientPaths
 from psync.transport.enrolment import EnrolAnswer, EnrolRequest
 from psync.transport.identity import ClientIdentity
@@ -57,12 +57,31 @@ def complete(host: Host, spec: TargetSpec, paths: ClientPaths, *, hostname: str)
     try:
         files.write_certificates(ca=answer.ca_cert, certificate=answer.client_cert)
         files.write(record)
+        for other in same_daemon(paths, record):
+            other.write_certificates(ca=answer.ca_cert, certificate=answer.client_cert)
     except OSError as error:
         raise PsyncError(
             f"what pairing brought cannot be written to {files.directory}: {error.strerror}",
             hint="make room or make it writable, then pair again",
         ) from error
     return record
+
+
+def same_daemon(paths: ClientPaths, record: TargetRecord) -> list[TargetFiles]:
+    """Return the other targets that lead to the same daemon, under other names.
+
+    A daemon accepts only the newest certificate of a client, so they need it too.
+    """
+    found = []
+    for name in paired_names(paths):
+        files = TargetFiles(paths, name)
+        try:
+            known = files.read()
+        except TrustError:
+            continue  # damaged: nothing to keep alive; using it says so
+        if known is not None and known.server_name == record.server_name:
+            found.append(files)
+    return found
 
 
 def _record(answer: EnrolAnswer, spec: TargetSpec, hostname: str) -> TargetRecord:

@@ -148,6 +148,14 @@ class TargetFiles:
         write_atomic(f"{directory}/{project}", path)
 
 
+def paired_names(paths: ClientPaths) -> list[str]:
+    """Return the names of all targets that pairing left something of, in order."""
+    try:
+        return sorted(os.listdir(os.path.dirname(paths.target("-"))))
+    except FileNotFoundError:
+        return []
+
+
 def not_paired(spec: TargetSpec) -> NotPaired:
     """Return the error for a target that is configured and was never paired."""
     return NotPaired(f"the target {spec.name} is not paired", hint=spec.pair_command)
