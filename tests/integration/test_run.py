@@ -22,6 +22,17 @@ def tree(field: Field) -> Path:
     return mirror / "tree"
 
 
+# -- targets --------------------------------------------------------------------------------------
+
+
+def test_one_daemon_under_two_names(field: Field) -> None:
+    field.pair("one")
+    field.pair("other")
+    for name in ("one", "other"):
+        done = field.psync("run", "--on", name, "--no-sync", "true")
+        assert (done.stderr, done.returncode) == (b"", 0)
+
+
 # -- files ----------------------------------------------------------------------------------------
 
 

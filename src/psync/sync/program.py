@@ -43,7 +43,7 @@ def resolve_program(word: bytes, cwd: bytes) -> bytes | None:
             return None
         raise _unreachable(path, shown, error) from error
     if stat.S_ISDIR(status.st_mode):
-        if b"/" not in word:
+        if b"/" not in word and word not in (b".", b".."):
             return None
         raise ExecError(f"{shown} is a directory", hint="name the program in it")
     if not stat.S_ISREG(status.st_mode):
