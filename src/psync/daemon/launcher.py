@@ -11,11 +11,11 @@ import logging
 import os
 import socket
 import subprocess
-import sys
 from collections import deque
 
 from psync.errors import PsyncError
 from psync.supervisor import wire
+from psync.supervisor.launcher import command
 
 LAUNCH_TIMEOUT = 10.0
 """Seconds a supervisor has to come up."""
@@ -52,7 +52,7 @@ class Launcher:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "psync.supervisor", str(theirs.fileno())],
+                command(theirs.fileno()),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],

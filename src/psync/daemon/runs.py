@@ -20,7 +20,7 @@ import msgspec
 from psync.daemon.environment import run_environment
 from psync.daemon.launcher import Launcher, LaunchError
 from psync.daemon.run import Run
-from psync.daemon.strays import kill_strays
+from psync.daemon.strays import clean_up
 from psync.daemon.tasks import Tasks
 from psync.errors import PsyncError, Refused
 from psync.model import RunSpec, RunState
@@ -190,7 +190,7 @@ class Runs:
             try:
                 await run.connect()
             except OSError:
-                await self._bury(run)
+                run.finish()  # it has ended, or it is lost
         self._prune()
 
     def close(self) -> None:
@@ -209,18 +209,12 @@ class Runs:
             shutil.rmtree(run.directory, ignore_errors=True)
         except OSError:
             # the supervisor came up and is gone already; its record says why, or nothing does
-            await self._bury(run)
-
-    async def _bury(self, run: Run) -> None:
-        """A run without a supervisor: it has ended, or it is lost and what it left is killed."""
-        if not os.path.exists(os.path.join(run.directory, record.EXIT)):
-            await _kill_strays(run.id)
-        run.finish()
+            run.finish()
 
     def _on_final(self, run: Run) -> None:
         if run.state is RunState.LOST:
             logger.error("run %s is lost: its supervisor left no record", run.id)
-            self._tasks.start(f"kill what run {run.id} left", _kill_strays(run.id))
+            self._tasks.start(f"kill what run {run.id} left", _clean_up(run))
         self._finished.append(run.id)
         self._note_idle()
         self._prune()
@@ -280,10 +274,10 @@ class Runs:
             shutil.rmtree(run.directory, ignore_errors=True)
 
 
-async def _kill_strays(run_id: str) -> None:
-    killed = await asyncio.to_thread(kill_strays, run_id)
+async def _clean_up(run: Run) -> None:
+    killed = await asyncio.to_thread(clean_up, run.id, run.directory)
     if killed:
-        logger.warning("killed %d processes that the lost run %s left", killed, run_id)
+        logger.warning("killed %d processes that the lost run %s left", killed, run.id)
 
 
 def _read_ticket(directory: str) -> Ticket:

@@ -1,16 +1,12 @@
-"""Finding and killing what a dead supervisor left behind.
-
-While a supervisor lives it is the subreaper of everything its program starts, and ends all of it.
-When it was killed itself, its descendants are told by ``PSYNC_RUN`` in their environment, which
-children inherit. A program that wipes its environment escapes this; nothing escapes a living
-supervisor.
-"""
+"""Cleaning up after a supervisor that was killed itself: its processes, and its log's loose end."""
 
 from __future__ import annotations
 
-import os
-import signal
 import time
+
+from psync.supervisor.log import LogDamaged, tidy
+from psync.supervisor.record import RecordError, read_owner
+from psync.supervisor.tree import sweep_lost
 
 PASSES = 50
 """How often to look again; each pass finds what was forked during the one before."""
@@ -19,41 +15,26 @@ PAUSE = 0.02
 """Seconds between two passes."""
 
 
-def kill_strays(run_id: str) -> int:
-    """Kill every process of this user that carries the run's ID; return how many were found.
+def clean_up(run_id: str, directory: str) -> int:
+    """Kill every process that a lost run left; return how many were found.
 
-    Blocking, a second at most. Only on systems with /proc.
+    Blocking, a second or so at most. Never call it while the run's supervisor lives.
     """
-    mark = b"PSYNC_RUN=" + run_id.encode()
-    found: set[int] = set()
-    for _ in range(PASSES):
-        alive = _marked(mark)
-        if not alive:
-            break
-        found.update(alive)
-        for pid in alive:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                continue
-        time.sleep(PAUSE)
-    return len(found)
-
-
-def _marked(mark: bytes) -> list[int]:
     try:
-        names = os.listdir("/proc")
-    except OSError:
-        return []
-    marked = []
-    for name in names:
-        if not name.isdigit():
-            continue
-        try:
-            with open(f"/proc/{name}/environ", "rb") as file:
-                variables = file.read().split(b"\0")
-        except OSError:
-            continue  # gone already, or another user's
-        if mark in variables:
-            marked.append(int(name))
-    return marked
+        owner = read_owner(directory)
+    except (OSError, RecordError):
+        pid = start_time = 0  # the mark in the environment has to do
+    else:
+        pid, start_time = owner.program_pid, owner.program_start_time
+    found = 0
+    for _ in range(PASSES):
+        killed = sweep_lost(pid, start_time, b"PSYNC_RUN=" + run_id.encode())
+        if not killed:
+            break
+        found += killed
+        time.sleep(PAUSE)
+    try:
+        tidy(directory)
+    except (OSError, LogDamaged):
+        pass  # what is readable stays readable
+    return found
