@@ -18,8 +18,7 @@ from tests.support.field import Field, alive, lines, read_until, wait_until
 
 def tree(field: Field) -> Path:
     """The mirror of the field's project."""
-    (mirror,) = field.mirrors()
-    return mirror / "tree"
+    return field.mirror() / "tree"
 
 
 # -- targets --------------------------------------------------------------------------------------
@@ -119,7 +118,7 @@ def test_cwd_names_a_directory_of_this_machine(paired: Field) -> None:
 def test_the_mirror_that_disappeared_is_made_again(paired: Field) -> None:
     paired.script("again", "echo again\n")
     assert paired.psync("run", "./again").returncode == 0
-    (mirror,) = paired.mirrors()
+    mirror = paired.mirror()
     mirror.rename(mirror.with_name("moved-away"))
     done = paired.psync("run", "./again")
     assert (done.stdout, done.stderr, done.returncode) == (b"again\n", b"", 0)
@@ -475,7 +474,7 @@ sys.exit(7)
 
 @pytest.mark.parametrize("blow", ["ssh cut", "daemon killed", "daemon terminated"])
 def test_the_run_goes_on_and_nothing_is_lost_or_doubled(field: Field, blow: str) -> None:
-    field.pair()
+    field.pair(connect="ssh")
     assert field.sshd is not None
     field.python("count", COUNTER)
     process = field.start("run", "./count", "50000")
@@ -493,7 +492,7 @@ def test_the_run_goes_on_and_nothing_is_lost_or_doubled(field: Field, blow: str)
 
 
 def test_ctrl_c_without_a_connection_leaves_the_run_to_its_grace(field: Field) -> None:
-    field.pair()
+    field.pair(connect="ssh")
     assert field.sshd is not None
     field.script("waits", "echo ready; exec sleep 600\n")
     process = field.start("run", "--on-disconnect", "stop:1h", "./waits")

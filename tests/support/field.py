@@ -132,12 +132,17 @@ class Field:
         """The user's configuration file."""
         return self.home / ".config/psync/config.toml"
 
-    def pair(self, name: str = "there") -> None:
-        """Make the daemon host a target, the default one."""
+    def pair(self, name: str = "there", *, connect: str = "auto") -> None:
+        """Make the daemon host a target, the default one.
+
+        ``auto`` goes straight to the daemon, since both hosts are this machine.
+        """
         assert self.sshd is not None
         done = self.psync("pair", self.sshd.alias, "--name", name)
         assert done.returncode == 0, done.stderr
         self.env["PSYNC_TARGET"] = name
+        if connect != "auto":
+            self.config.write_text(f'{self.config.read_text()}connect = "{connect}"\n')
 
     def start(
         self,
@@ -231,6 +236,11 @@ class Field:
         except TimeoutError:
             os.kill(known["pid"], signal.SIGINT)  # the second one kills
             wait_until(lambda: not alive(known["pid"]))
+
+    def mirror(self) -> Path:
+        """Return the directory of the mirror of the field's own project."""
+        (found,) = (path for path in self.mirrors() if path.name.startswith("my-game-"))
+        return found
 
     def mirrors(self) -> list[Path]:
         """Return the directories of the mirrors on the daemon host."""

@@ -11,7 +11,7 @@ words said again on a new connection start nothing twice and deliver nothing twi
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 
@@ -80,7 +80,7 @@ class RemoteRun:
         self.connected = False
         self.stdin_closed = False
         self._lifeline = lifeline
-        self._request_id = secrets.token_urlsafe(24)
+        self._request_id = os.urandom(24).hex()
         self._channel = 0
         loop = asyncio.get_running_loop()
         self._loop = loop
