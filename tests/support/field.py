@@ -276,7 +276,10 @@ def read_until(process: subprocess.Popen[bytes], text: bytes, *, stderr: bool = 
     got = b""
     while text not in got:
         chunk = os.read(stream.fileno(), 65536)
-        assert chunk, f"ended before {text!r} came: {got!r}"
+        if not chunk:
+            other = process.stdout if stderr else process.stderr
+            said = other.read() if other is not None else b""
+            raise AssertionError(f"ended before {text!r} came: {got[-2000:]!r}, {said[-2000:]!r}")
         got += chunk
     return got
 

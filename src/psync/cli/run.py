@@ -206,9 +206,9 @@ class Foreground:
         from psync.client.stdin import StdinPump
         from psync.client.stdout import OutputWriter
 
-        ladder = Ladder(run, say_now)
-        signals.route = ladder.handle
         writer = OutputWriter(run, on_gap=_tell_gap)
+        ladder = Ladder(run, say_now, writer.discard)
+        signals.route = ladder.handle
         pump = StdinPump(run)
         pump.start()
         ending = asyncio.ensure_future(run.wait())
@@ -259,6 +259,8 @@ def _tell_gap(count: int) -> None:
 
 
 def _tell_failure(writer: OutputWriter) -> None:
+    if writer.discarded:
+        say(f"{size(writer.discarded)} of output were dropped with the kill")
     failure = writer.failure()
     if failure is not None:
         say(f"output could not be written: {failure.strerror}")

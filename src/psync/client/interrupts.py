@@ -2,7 +2,8 @@
 
     1st Ctrl-C   SIGINT to the run's process group
     2nd          SIGTERM to every process of the run
-    3rd          SIGKILL until none is left
+    3rd          SIGKILL until none is left; output that is not written out yet is dropped, since
+                 its reader may be what everything waits for
     4th          psync leaves, if the daemon has not answered by then
 
 SIGTERM, SIGHUP and SIGQUIT go to the run by name, every time. Without a connection there is nobody
@@ -33,16 +34,23 @@ class Ladder:
     Args:
         run: a run that has begun.
         say: told one line for people each time something happens that they should know.
+        on_kill: called when the run is killed.
 
     Attributes:
         leaving: done, with ``Interrupted``, when psync is to end without the run's exit status.
     """
 
-    def __init__(self, run: RemoteRun, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        run: RemoteRun,
+        say: Callable[[str], None],
+        on_kill: Callable[[], None] = lambda: None,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self.leaving: asyncio.Future[None] = self._loop.create_future()
         self._run = run
         self._say = say
+        self._on_kill = on_kill
         self._presses = 0
         self._killed_at = 0.0
         self._reminder: asyncio.TimerHandle | None = None
@@ -79,6 +87,7 @@ class Ladder:
             self._run.stop(kill=True)
             self._killed_at = self._loop.time()
             self._say("killing the whole run")
+            self._on_kill()
             self._reminder = self._loop.call_later(
                 LAST_PATIENCE, self._say, "the daemon has not answered; Ctrl-C again leaves"
             )

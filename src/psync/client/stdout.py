@@ -83,6 +83,13 @@ class DescriptorWriter:
             self._thread.start()
         return False
 
+    def discard(self) -> int:
+        """Forget what is not written yet; return how many bytes. A write going on stays."""
+        with self._ready:
+            count = sum(len(data) for _, data in self._queue)
+            self._queue.clear()
+        return count
+
     def close(self) -> None:
         """End the thread once everything is written; does not wait for it."""
         with self._ready:
@@ -108,12 +115,13 @@ class DescriptorWriter:
                     self._queue.clear()
                 self._tell()
                 return
-            self._drop(count)
+            with self._ready:
+                self._drop(count)
             self._tell()
 
     def _drop(self, count: int) -> None:
         """Take ``count`` written bytes off the queue, of which only this thread takes."""
-        while count:
+        while count and self._queue:  # unless it was discarded meanwhile
             offset, data = self._queue[0]
             if count < len(data):
                 self._queue[0] = (offset + count, data[count:])
@@ -136,6 +144,9 @@ class OutputWriter:
     Args:
         run: a run that has begun; its output is taken over.
         on_gap: called with the number of bytes that were dropped on the daemon host.
+
+    Attributes:
+        discarded: how many bytes were not written because of ``discard``.
     """
 
     def __init__(
@@ -148,6 +159,8 @@ class OutputWriter:
     ) -> None:
         self._run = run
         self._on_gap = on_gap
+        self.discarded = 0
+        self._discarding = False
         self._received = 0
         self._drained = asyncio.Event()
         self._drained.set()
@@ -160,6 +173,13 @@ class OutputWriter:
     async def drain(self) -> None:
         """Wait until everything that has come is written, or cannot be any more."""
         await self._drained.wait()
+
+    def discard(self) -> None:
+        """Write nothing more. A run's end comes after its output, and nobody may be reading it."""
+        if not self._discarding:
+            self._discarding = True
+            self.discarded = sum(writer.discard() for writer in set(self._writers.values()))
+            self._progress()
 
     def close(self) -> None:
         """Let the threads end once they have written what waits."""
@@ -177,6 +197,8 @@ class OutputWriter:
         self._received = piece.end
         if isinstance(piece, Gap):
             self._on_gap(piece.end - piece.offset)
+        elif self._discarding:
+            self.discarded += len(piece.data)
         elif not self._writers[piece.stream].write(piece.offset, piece.data):
             self._drained.clear()
             return
