@@ -28,7 +28,8 @@ ALLOWED: dict[str, set[str]] = {
     "daemon": MODEL | {"protocol", "transport", "sync", "supervisor"},
     "supervisor": set(),
     "config": MODEL,
-    "cli": MODEL | {"protocol", "transport", "sync", "client", "daemon", "supervisor", "config"},
+    "cli": MODEL
+    | {"api", "client", "config", "daemon", "protocol", "supervisor", "sync", "transport"},
     "api": MODEL | {"client", "config"},
     "": {"errors", "model", "sync", "client", "api"},
 }
