@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+_LONGEST = 86400.0  # seconds; poll takes no more than 2**31 ms, and a timer may be further away
+
+
 class Loop:
     """Waits for what was asked for and calls back. Times are in seconds, on the monotonic clock."""
 
@@ -72,7 +75,7 @@ class Loop:
         timeout = None
         if self._timers:
             left = min(due for due, _ in self._timers.values()) - time.monotonic()
-            timeout = max(0, int(left * 1000) + 1) if left > 0 else 0
+            timeout = int(min(left, _LONGEST) * 1000) + 1 if left > 0 else 0
         for fd, events in self._poll.poll(timeout):
             watched = self._watched.get(fd)  # an earlier callback may have closed it
             if watched is not None:

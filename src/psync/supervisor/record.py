@@ -411,7 +411,7 @@ def _read(run_dir: str, name: str, fields: dict[str, tuple[type, ...]]) -> dict[
         text = file.read()
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"{path}: {error}") from error
     if not isinstance(value, dict) or value.pop("format", None) != FORMAT:
         raise RecordError(f"{path}: not of format {FORMAT}")
