@@ -78,12 +78,15 @@ def quiet_strangers(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) ->
     """Log a transport's failure in one line; an exception handler for the daemon's loop.
 
     Every port scan and every refused certificate ends up in the loop's exception handler, whose
-    default prints a traceback for each. What does not come from a transport is left to it.
+    default prints a traceback for each. What does not come from a transport is left to it, and so
+    is what cannot be the other side's doing.
     """
-    if "transport" not in context:
+    failure = context.get("exception")
+    ours = isinstance(failure, Exception) and not isinstance(failure, (OSError, picows.WSError))
+    if "transport" not in context or ours:
         loop.default_exception_handler(context)
         return
-    logger.warning("%s: %s", context["message"], printable(str(context.get("exception")))[:300])
+    logger.warning("%s: %s", context["message"], printable(str(failure))[:300])
 
 
 class _Accepted(Link):
