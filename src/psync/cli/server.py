@@ -129,7 +129,10 @@ def _serve_until_stopped(listen: list[str] | None, ready: Callable[[Presence], N
     async def serve() -> None:
         await Daemon(_paths(), settings).serve(ready)
 
-    asyncio.run(serve())
+    try:
+        asyncio.run(serve())
+    except OSError as error:
+        raise PsyncError(f"the daemon cannot go on: {printable(str(error))}") from error
 
 
 def _start(options: argparse.Namespace) -> int:

@@ -35,16 +35,35 @@ def login_environment(environ: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
     Args:
         environ: the daemon's own environment; only ``KEPT`` and ``LC_*`` pass.
     """
-    user = pwd.getpwuid(os.getuid())
+    user = _user()
+    name = os.fsencode(user.pw_name) if user is not None else str(os.getuid()).encode()
     base = {
-        b"HOME": os.fsencode(user.pw_dir),
-        b"USER": os.fsencode(user.pw_name),
-        b"LOGNAME": os.fsencode(user.pw_name),
-        b"SHELL": os.fsencode(user.pw_shell or "/bin/sh"),
+        b"HOME": _home(user, environ),
+        b"USER": name,
+        b"LOGNAME": name,
+        b"SHELL": os.fsencode((user.pw_shell if user is not None else "") or "/bin/sh"),
         b"PATH": DEFAULT_PATH,
     }
     base.update({k: v for k, v in environ.items() if k in KEPT or k.startswith(b"LC_")})
     return base
+
+
+def home_directory(environ: Mapping[bytes, bytes]) -> bytes:
+    """Return the directory a run starts in that names none: the user's home, ``/`` if it is not
+    there, as with ssh."""
+    home = _home(_user(), environ)
+    return home if os.path.isdir(home) else b"/"
+
+
+def _user() -> pwd.struct_passwd | None:
+    try:
+        return pwd.getpwuid(os.getuid())
+    except KeyError:  # a container's made-up user
+        return None
+
+
+def _home(user: pwd.struct_passwd | None, environ: Mapping[bytes, bytes]) -> bytes:
+    return os.fsencode(user.pw_dir) if user is not None else environ.get(b"HOME", b"/")
 
 
 def run_environment(

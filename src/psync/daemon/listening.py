@@ -41,7 +41,7 @@ def read_presence(path: str) -> Presence | None:
     try:
         with open(path, "rb") as file:
             return msgspec.json.decode(file.read(64 * 1024), type=Presence)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
 
@@ -90,9 +90,10 @@ def _bind(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter: it cannot be a name at all
+        reason = error.strerror if isinstance(error, OSError) else "there is no such name"
         raise ListenError(
-            f"cannot listen on {where}: {error.strerror}",
+            f"cannot listen on {where}: {reason}",
             hint="name an address of this host with --listen",
         ) from error
     sock = socket.socket(family, socket.SOCK_STREAM)

@@ -124,10 +124,7 @@ class Projects:
         if parts[0] not in (b"tree", b"outside") or b".." in parts or b"\0" in path:
             raise Refused(f"{printable(path)} is not a path in a project's mirror")
         absolute = os.path.join(directory, os.fsdecode(path))
-        parent = os.path.realpath(os.path.dirname(absolute) if len(parts) > 1 else absolute)
-        inside = os.path.realpath(directory)
-        if parent != inside and not parent.startswith(f"{inside}/"):
-            raise Refused(f"{printable(path)} leaves the project's mirror through a link")
+        _check_inside(directory, os.path.dirname(absolute) if len(parts) > 1 else absolute, path)
         return absolute
 
     def working_directory(self, directory: str, path: bytes) -> str:
@@ -140,6 +137,8 @@ class Projects:
             DestinationError: it cannot be made.
         """
         absolute = self.resolve(directory, path)
+        # The client's working directory has no links in its path, so its mirror has none either.
+        _check_inside(directory, absolute, path)
         try:
             os.makedirs(absolute, exist_ok=True)
         except FileExistsError:
@@ -156,8 +155,14 @@ class Projects:
                 return msgspec.json.decode(file.read(64 * 1024), type=Marker)
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise DestinationError(
                 f"the marker of {printable(path)} on the daemon host is damaged: {error}",
                 hint="remove that directory on the daemon host and sync again",
             ) from error
+
+
+def _check_inside(directory: str, absolute: str, path: bytes) -> None:
+    inside = os.path.realpath(directory)
+    if not f"{os.path.realpath(absolute)}/".startswith(f"{inside}/"):
+        raise Refused(f"{printable(path)} leaves the project's mirror through a link")
