@@ -23,6 +23,12 @@ logger = logging.getLogger("psync.clients")
 MAX_CHANNELS = 256
 """Attachments one connection may have at a time."""
 
+LONGEST_MESSAGE = 4000
+"""Characters of an error's message that a client is told."""
+
+LOGGED = 200
+"""Characters of a client's words that go into the log."""
+
 
 class ClientConnection:
     """One link of one paired client.
@@ -60,7 +66,6 @@ class ClientConnection:
                     run, viewer = attachment
                     viewer.ack(message.offset)
                     run.acknowledged()
-                    self._forget_if_done(message.channel)
             case m.Start():
                 self._answer(message.channel, lambda: self._start(message))
             case m.Attach():
@@ -107,7 +112,7 @@ class ClientConnection:
                 m.RequestRefused(
                     request=message.request,
                     code=error.code,
-                    message=error.message,
+                    message=error.message[:LONGEST_MESSAGE],
                     hint=error.hint,
                 )
             )
@@ -140,9 +145,8 @@ class ClientConnection:
         run = self._runs.start(
             message.request_id, self.client.client_id, spec, executable=executable, cwd=cwd
         )
-        logger.info(
-            "run %s of %s: %s", run.id, printable(self.client.name), printable(spec.argv[0])
-        )
+        command = printable(spec.argv[0])[:LOGGED]
+        logger.info("run %s of %s: %s", run.id, printable(self.client.name), command)
         self._join(message.channel, run, offset=0)
 
     def _attach(self, message: m.Attach) -> None:
@@ -150,34 +154,28 @@ class ClientConnection:
 
     def _join(self, channel: int, run: Run, *, offset: int) -> None:
         viewer = Viewer(
-            self.link,
-            channel,
-            run.directory,
-            offset,
-            min(self.link.peer.limits.window, m.WINDOW_OUTPUT),
+            self.link, channel, run.directory, offset, lambda error: self._over(channel, error)
         )
         self._attachments[channel] = (run, viewer)
-        run.join(viewer, on_failed=lambda error: self._failed(channel, error))
+        run.join(viewer)
 
-    def _failed(self, channel: int, error: PsyncError) -> None:
-        """The run never came to be."""
-        if self._attachments.pop(channel, None) is not None and self.link.open:
+    def _over(self, channel: int, error: PsyncError | None) -> None:
+        """Everything was said on this channel, or it cannot be said."""
+        self._leave(channel)
+        if error is not None and self.link.open:
             self._refuse(channel, error)
 
     def _refuse(self, channel: int, error: PsyncError) -> None:
-        logger.info("refused %s: %s", printable(self.client.name), error.message)
+        # the message may repeat what the client said, at any length
+        message = error.message[:LONGEST_MESSAGE]
+        logger.info("refused %s: %s", printable(self.client.name), message[:LOGGED])
         self.link.send(
-            m.Refused(channel=channel, code=error.code, message=error.message, hint=error.hint)
+            m.Refused(channel=channel, code=error.code, message=message, hint=error.hint)
         )
 
     def _leave(self, channel: int) -> None:
         run, viewer = self._attachments.pop(channel)
         run.leave(viewer)
-
-    def _forget_if_done(self, channel: int) -> None:
-        attachment = self._attachments.get(channel)
-        if attachment is not None and attachment[1].done:
-            self._leave(channel)
 
     def _on_writable(self) -> None:
         for _run, viewer in list(self._attachments.values()):

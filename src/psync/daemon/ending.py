@@ -32,10 +32,15 @@ _CODES = {"not-found": "program-not-found"}
 
 
 def read_ending(directory: str) -> Ending:
-    """Return how the run in ``directory`` ended; without a readable record it is lost."""
+    """Return how the run in ``directory`` ended; without a record that makes sense it is lost.
+
+    Raises:
+        OSError: whether there is a record cannot be told now (descriptors have run out, the disk
+            failed); it may be asked again.
+    """
     try:
         exit_ = record.read_exit(directory)
-    except (OSError, record.RecordError):
+    except (FileNotFoundError, record.RecordError):
         return Ending(end=_log_end(directory), status=LOST)
     failure = exit_.exec_error
     return Ending(
@@ -49,8 +54,8 @@ def read_ending(directory: str) -> Ending:
 def _log_end(directory: str) -> int:
     try:
         reader = LogReader(directory)
-    except (OSError, LogDamaged):
-        return 0  # it never had a log
+    except (FileNotFoundError, LogDamaged):
+        return 0  # it never had a log, or none that is of use
     try:
         return reader.end
     finally:

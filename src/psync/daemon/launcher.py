@@ -51,13 +51,17 @@ class Launcher:
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(
-                command(theirs.fileno()),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
+            try:
+                self._process = subprocess.Popen(
+                    command(theirs.fileno()),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                )
+            except OSError:
+                ours.close()
+                raise
         self._reader, self._writer = await asyncio.open_connection(sock=ours)
         self._decoder = wire.FrameDecoder(wire.FROM_LAUNCHER)
         self._answers.clear()
@@ -71,11 +75,13 @@ class Launcher:
         async with self._turn:
             try:
                 async with asyncio.timeout(LAUNCH_TIMEOUT):
+                    if not self._ready:
+                        await self.close()
+                        await self.start()
                     answer = await self._ask(wire.Launch(os.fsencode(run_directory)))
             except (OSError, EOFError, TimeoutError, wire.WireError) as error:
-                logger.error("the launcher failed (%r); starting another one", error)
-                await self.close()
-                await self.start()
+                logger.error("the launcher failed: %r", error)
+                await self.close()  # the next run starts another one
                 raise LaunchError(
                     "the run could not be started: the launcher on the daemon host failed",
                     hint="try again; the daemon's log says more",
@@ -95,6 +101,16 @@ class Launcher:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+    @property
+    def _ready(self) -> bool:
+        """Whether there is a launcher, as far as can be told without asking it."""
+        return (
+            self._process is not None
+            and self._process.poll() is None
+            and self._reader is not None
+            and not self._reader.at_eof()
+        )
 
     async def _ask(self, request: wire.Frame) -> wire.Frame:
         if self._reader is None or self._writer is None:

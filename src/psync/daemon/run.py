@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable
+from typing import Protocol
 
 from psync.daemon.ending import Ending, read_ending
 from psync.daemon.supervised import SupervisorLink
@@ -16,6 +17,7 @@ from psync.daemon.viewer import Viewer
 from psync.errors import ConnectionLost, ProtocolError, PsyncError
 from psync.model import RunState, Stream
 from psync.protocol import messages as m
+from psync.protocol.flow import Inbound
 from psync.supervisor import wire
 
 logger = logging.getLogger("psync.run")
@@ -27,7 +29,18 @@ in segments of 16 MiB, so finer news would only cost wake-ups."""
 STOP_GRACE = 10.0
 """Seconds between asking a run to stop and terminating its whole tree."""
 
-OnFailed = Callable[[PsyncError], None]
+
+class Owner(Protocol):
+    """Who is told what becomes of a run."""
+
+    def on_gone(self, run: Run) -> None:
+        """The supervisor closed the connection: the run is over, or is to be met again."""
+
+    def on_final(self, run: Run) -> None:
+        """The run is over; called once."""
+
+    def on_unwatched(self, run: Run) -> None:
+        """The last viewer has left."""
 
 
 class Run:
@@ -36,22 +49,25 @@ class Run:
     Args:
         run_id: its ID.
         directory: absolute path of its directory.
-        on_final: called once when the run is over.
+        owner: who is told what becomes of it.
 
     Attributes:
         state: where it is in its life.
     """
 
-    def __init__(self, run_id: str, directory: str, on_final: Callable[[Run], None]) -> None:
+    def __init__(self, run_id: str, directory: str, owner: Owner) -> None:
         self.id = run_id
         self.directory = directory
         self.state = RunState.STARTING
-        self._on_final = on_final
+        self._owner = owner
         self._supervisor = SupervisorLink()
-        self._supervisor.on_frame = self._on_frame
-        self._supervisor.on_closed = self._supervisor_gone
-        self._viewers: dict[Viewer, OnFailed] = {}
+        # Whether a supervisor has said hello, ever; before that there is nothing to tell viewers.
+        self._met = False
+        # Whether it said so and then closed the connection: what it has missed is not known.
+        self._estranged = False
+        self._viewers: dict[Viewer, None] = {}  # in the order in which they came
         self._ending: Ending | None = None
+        self._stdin = Inbound()
         self._stdin_taken = 0
         self._stdin_closed = False
         self._floor = 0
@@ -64,34 +80,38 @@ class Run:
         Raises:
             OSError: there is no supervisor.
         """
+        self._supervisor.on_frame = self._on_frame
+        self._supervisor.on_closed = self._supervisor_gone
         await self._supervisor.connect(self.directory)
         self._tell_viewers()
 
     def failed(self, error: PsyncError) -> None:
         """There is no supervisor and never was one; tell whoever waits for the run."""
-        viewers, self._viewers = self._viewers, {}
         self.state = RunState.LOST
-        for viewer, on_failed in viewers.items():
-            viewer.close()
-            on_failed(error)
+        self._supervisor.close()
+        for viewer in list(self._viewers):
+            viewer.fail(error)
 
     def finish(self) -> None:
-        """Read how the run ended and tell everybody; without a record it is lost."""
+        """Read how the run ended and tell everybody; without a record it is lost.
+
+        Raises:
+            OSError: the record cannot be read now; to be called again.
+        """
         if self.state.final:
             return
         self._ending = read_ending(self.directory)
-        met = self.state is not RunState.STARTING
         self.state = RunState.LOST if self._ending.status.lost else RunState.EXITED
+        self._supervisor.close()
         for viewer in list(self._viewers):
-            if met:
+            if self._met:
                 viewer.end(self._ending)
             else:  # the run was over before its supervisor could be spoken to
                 self._welcome(viewer)
-        self._on_final(self)
+        self._owner.on_final(self)
 
     def close(self) -> None:
         """Let go of the supervisor; the run goes on without this daemon."""
-        self._supervisor.on_closed = lambda: None
         self._supervisor.close()
 
     # -- viewers -----------------------------------------------------------------------
@@ -101,18 +121,24 @@ class Run:
         """Whether any client is attached."""
         return bool(self._viewers)
 
-    def join(self, viewer: Viewer, on_failed: OnFailed) -> None:
-        """Attach a viewer; ``on_failed`` is called instead of output if the run cannot start."""
-        self._viewers[viewer] = on_failed
+    def join(self, viewer: Viewer) -> None:
+        """Attach a viewer; it fails instead of showing output if the run cannot start."""
+        self._viewers[viewer] = None
         self._tell_viewers()
-        if self.state is not RunState.STARTING:
+        if self._met or self.state.final:
             self._welcome(viewer)
 
     def leave(self, viewer: Viewer) -> None:
         """Detach a viewer and close it."""
-        if self._viewers.pop(viewer, None) is not None:
-            self._tell_viewers()
         viewer.close()
+        if viewer not in self._viewers:
+            return
+        del self._viewers[viewer]
+        self._tell_viewers()
+        if self._viewers:
+            self.acknowledged()  # it may have been the slowest, and the run waiting for it
+        else:
+            self._owner.on_unwatched(self)
 
     def acknowledged(self) -> None:
         """Some viewer's client has written output out: tell the supervisor what may go."""
@@ -126,6 +152,8 @@ class Run:
 
     def _welcome(self, viewer: Viewer) -> None:
         viewer.begin()
+        if viewer.done:
+            return  # there is nothing it could show
         try:
             viewer.link.send(
                 m.Attached(
@@ -150,15 +178,26 @@ class Run:
         """Hand stdin on.
 
         Raises:
-            ProtocolError: more than the window allows is on its way.
+            ProtocolError: more than the window allows is on its way, or bytes before are missing.
         """
+        if self._estranged or self.state.final:
+            return  # the client sends it again once it is told where to begin
         if offset + len(data) > self._stdin_taken + m.WINDOW_STDIN:
             raise ProtocolError("more stdin than the window allows")
-        if data:
-            self._supervisor.send(wire.Stdin(offset, data).encode())
+        news = self._stdin.accept(offset, data)
+        if news:
+            self._supervisor.send(wire.Stdin(self._stdin.offset - len(news), news).encode())
 
     def end_stdin(self, offset: int) -> None:
-        """Stdin ends at ``offset``."""
+        """Stdin ends at ``offset``.
+
+        Raises:
+            ProtocolError: that is not where its bytes end.
+        """
+        if self._estranged or self.state.final:
+            return
+        if offset != self._stdin.offset:
+            raise ProtocolError(f"stdin ends at {offset}, and came up to {self._stdin.offset}")
         self._supervisor.send(wire.StdinEof(offset).encode())
 
     def close_output(self, stream: Stream) -> None:
@@ -171,11 +210,7 @@ class Run:
         Raises:
             PsyncError: this host knows no signal of that name.
         """
-        try:
-            number = signal.Signals[name]
-        except KeyError:
-            raise PsyncError(f"there is no signal {name} on the daemon host") from None
-        self._supervisor.send(wire.Signal(number).encode())
+        self._supervisor.send(wire.Signal(_number_of(name)).encode())
 
     def terminate(self) -> None:
         """Send SIGTERM to every process of the run."""
@@ -209,17 +244,30 @@ class Run:
                 self._stdin_closed = True
                 self._send_all(lambda viewer: m.StdinClosed(channel=viewer.channel))
             case wire.Hello():
-                self._stdin_taken = frame.stdin_taken
-                self._stdin_closed = bool(frame.flags & wire.Hello.STDIN_CLOSED)
-                stopping = frame.flags & wire.Hello.STOPPING
-                self.state = RunState.STOPPING if stopping else RunState.RUNNING
-                for viewer in list(self._viewers):
-                    self._welcome(viewer)
+                self._on_hello(frame)
             case wire.Exited():
-                self.finish()
+                try:
+                    self.finish()
+                except OSError:
+                    pass  # the connection ends next, and its end is the owner's to deal with
+
+    def _on_hello(self, frame: wire.Hello) -> None:
+        self._stdin_taken = frame.stdin_taken
+        if self._estranged or frame.stdin_taken > self._stdin.offset:
+            self._stdin = Inbound(frame.stdin_taken)
+        self._stdin_closed = bool(frame.flags & wire.Hello.STDIN_CLOSED)
+        stopping = frame.flags & wire.Hello.STOPPING or self.state is RunState.STOPPING
+        self.state = RunState.STOPPING if stopping else RunState.RUNNING
+        self._met, self._estranged = True, False
+        for viewer in list(self._viewers):
+            self._welcome(viewer)
 
     def _supervisor_gone(self) -> None:
-        self.finish()
+        if self.state.final:
+            return
+        self._supervisor = SupervisorLink()
+        self._estranged = self._met
+        self._owner.on_gone(self)
 
     def _send_all(self, message: Callable[[Viewer], m.Message]) -> None:
         for viewer in list(self._viewers):
@@ -227,3 +275,15 @@ class Run:
                 viewer.link.send(message(viewer))
             except ConnectionLost:
                 continue  # its connection tells its owner, who detaches it
+
+
+def _number_of(name: str) -> int:
+    base, plus, count = name.partition("+")
+    try:
+        number = signal.Signals[base] + (int(count) if plus else 0)
+    except (KeyError, ValueError):
+        number = 0
+    real_time = signal.SIGRTMIN <= number <= signal.SIGRTMAX
+    if not number or (plus and not real_time):
+        raise PsyncError(f"there is no signal {name} on the daemon host")
+    return number

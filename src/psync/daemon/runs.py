@@ -17,9 +17,10 @@ from collections.abc import Mapping
 
 import msgspec
 
-from psync.daemon.environment import run_environment
+from psync.daemon.environment import home_directory, run_environment
 from psync.daemon.launcher import Launcher, LaunchError
-from psync.daemon.run import Run
+from psync.daemon.run import FLOOR_STEP, Run
+from psync.daemon.rundir import FORMAT, GONE, LOST, TICKET, Ticket, has_supervisor, inspect
 from psync.daemon.strays import clean_up
 from psync.daemon.tasks import Tasks
 from psync.errors import PsyncError, Refused
@@ -28,11 +29,14 @@ from psync.paths import private_directory
 from psync.supervisor import record
 from psync.text import printable
 
-FORMAT = 1
-"""Version of ``run.json``."""
-
 KEPT_RUNS = 200
 """Finished runs whose output and exit record are kept; the oldest go first."""
+
+LOWEST_LIMIT = 4 * FLOOR_STEP
+"""Least output a run may hold unread; with less it would wait for news that comes in steps."""
+
+PATIENCE = 1.0
+"""Longest pause, in seconds, between two attempts to reach a supervisor that lives."""
 
 logger = logging.getLogger("psync.runs")
 
@@ -41,34 +45,13 @@ class LogLimits(msgspec.Struct, frozen=True):
     """How much output of a run is held on disk, in bytes.
 
     Attributes:
-        unread: output that no client has taken yet; a run that reaches it blocks.
+        unread: output that no client has taken yet; a run that reaches it blocks. Not below
+            ``LOWEST_LIMIT``.
         kept: output that was delivered and stays readable.
     """
 
     unread: int = record.LOG_LIMIT
     kept: int = record.LOG_KEEP
-
-
-class Ticket(msgspec.Struct, frozen=True):
-    """What ``run.json`` holds: where a run comes from.
-
-    Attributes:
-        format: version of this format.
-        client: ID of the client that started it.
-        request: the client's request ID; the same one never starts a second run.
-        project: the project it belongs to.
-        name: a name for people.
-        argv: the command.
-        created: seconds since the epoch.
-    """
-
-    format: int
-    client: str
-    request: str
-    project: str | None
-    name: str
-    argv: tuple[bytes, ...]
-    created: float
 
 
 class Runs:
@@ -98,8 +81,11 @@ class Runs:
         self._runs: dict[str, Run] = {}
         self._requests: dict[tuple[str, str], str] = {}
         self._finished: list[str] = []
+        self._refusing = False
         self._idle = asyncio.Event()
         self._idle.set()
+        self._told = asyncio.Event()
+        self._told.set()
 
     # -- what clients ask for ----------------------------------------------------------
 
@@ -125,14 +111,16 @@ class Runs:
 
         Raises:
             PsyncError: the run's directory cannot be made (disk full).
-            Refused: the command is empty or holds a NUL byte.
+            Refused: the command is empty or holds a NUL byte, or the daemon is about to leave.
         """
         known = self._requests.get((client, request))
         if known is not None:
             return self._runs[known]
+        if self._refusing:
+            raise Refused("the daemon is being stopped; it starts no run any more")
         _check(spec)
         run_id = secrets.token_hex(5)
-        run = Run(run_id, os.path.join(self._directory, run_id), self._on_final)
+        run = Run(run_id, os.path.join(self._directory, run_id), self)
         try:
             self._write(run, request, client, spec, executable, cwd)
         except OSError as error:
@@ -160,9 +148,17 @@ class Runs:
         """Return the runs that have not ended."""
         return [run for run in self._runs.values() if not run.state.final]
 
+    def refuse(self) -> None:
+        """Start no run any more."""
+        self._refusing = True
+
     async def wait_idle(self) -> None:
         """Wait until no run is active."""
         await self._idle.wait()
+
+    async def wait_told(self) -> None:
+        """Wait until no run is active and every client attached to one was told how it ended."""
+        await self._told.wait()
 
     # -- life --------------------------------------------------------------------------
 
@@ -170,27 +166,23 @@ class Runs:
         """Take over the runs in the directory: those alive, those finished, those lost.
 
         A damaged run is set aside as ``<id>.damaged`` and named in the log; it touches no other.
+
+        Raises:
+            ConfigError: the directory cannot be used.
         """
         private_directory(self._directory)
         tickets: list[tuple[float, str, Ticket]] = []
         for name in sorted(os.listdir(self._directory)):
-            if not name.isalnum():
-                continue
             directory = os.path.join(self._directory, name)
-            try:
-                ticket = _read_ticket(directory)
-            except (OSError, msgspec.MsgspecError) as error:
-                logger.error("run %s is damaged (%s); set aside", printable(name), error)
-                os.rename(directory, f"{directory}.damaged")
-                continue
-            tickets.append((ticket.created, name, ticket))
+            if name.endswith(GONE):
+                self._tasks.start(f"remove {name}", _remove(directory))
+            elif name.isalnum() and (ticket := inspect(name, directory)) is not None:
+                tickets.append((ticket.created, name, ticket))
         for _, name, ticket in sorted(tickets, key=lambda entry: entry[:2]):
-            run = Run(name, os.path.join(self._directory, name), self._on_final)
+            run = Run(name, os.path.join(self._directory, name), self)
             self._add(run, ticket.client, ticket.request)
-            try:
-                await run.connect()
-            except OSError:
-                run.finish()  # it has ended, or it is lost
+            if not await self._meet(run):
+                self.on_gone(run)
         self._prune()
 
     def close(self) -> None:
@@ -201,27 +193,70 @@ class Runs:
     async def _launch(self, run: Run) -> None:
         try:
             await self._launcher.launch(run.directory)
-            await run.connect()
-        except LaunchError as error:
+        except Exception as error:
+            if not isinstance(error, LaunchError):
+                logger.exception("run %s could not be launched", run.id)
+                error = LaunchError("the run could not be started on the daemon host")
             self._forget(run)
             run.failed(error)
             self._note_idle()
-            shutil.rmtree(run.directory, ignore_errors=True)
-        except OSError:
-            # the supervisor came up and is gone already; its record says why, or nothing does
-            run.finish()
+            self._remove(run)
+            return
+        if not await self._meet(run):
+            self.on_gone(run)
 
-    def _on_final(self, run: Run) -> None:
-        if run.state is RunState.LOST:
+    async def _meet(self, run: Run) -> bool:
+        """Connect to a run's supervisor, or learn how the run ended; False if neither can be now.
+
+        Without a living supervisor the run has ended, which its record says, or is lost.
+        """
+        try:
+            await run.connect()
+        except OSError:
+            try:
+                if has_supervisor(run.directory):
+                    return False
+                run.finish()
+            except OSError:  # out of descriptors, say: that must not cost anybody a run
+                return False
+        return True
+
+    async def _keep_meeting(self, run: Run) -> None:
+        pause = 0.01
+        while not await self._meet(run):
+            await asyncio.sleep(pause)
+            if pause < PATIENCE <= 2 * pause:
+                logger.warning("the supervisor of run %s lives and cannot be reached", run.id)
+            pause = min(2 * pause, PATIENCE)
+
+    # -- what runs say -----------------------------------------------------------------
+
+    def on_gone(self, run: Run) -> None:
+        """See ``run.Owner``."""
+        self._tasks.start(f"meet the supervisor of run {run.id}", self._keep_meeting(run))
+
+    def on_final(self, run: Run) -> None:
+        """See ``run.Owner``."""
+        mark = os.path.join(run.directory, LOST)
+        if run.state is RunState.LOST and not os.path.exists(mark):
             logger.error("run %s is lost: its supervisor left no record", run.id)
-            self._tasks.start(f"kill what run {run.id} left", _clean_up(run))
+            self._tasks.start(f"kill what run {run.id} left", _clean_up(run, mark))
         self._finished.append(run.id)
         self._note_idle()
         self._prune()
 
+    def on_unwatched(self, run: Run) -> None:
+        """See ``run.Owner``."""
+        if run.state.final:
+            self._note_idle()
+            self._prune()
+
     def _note_idle(self) -> None:
-        if not self.active():
-            self._idle.set()
+        if self.active():
+            return
+        self._idle.set()
+        if not any(run.watched for run in self._runs.values()):
+            self._told.set()
 
     # -- the directory -----------------------------------------------------------------
 
@@ -237,19 +272,19 @@ class Runs:
         environment = run_environment(self._environ, run.id, spec.env)
         os.mkdir(run.directory, 0o700)
         ticket = Ticket(FORMAT, client, request, spec.project, spec.name, spec.argv, time.time())
-        with open(os.path.join(run.directory, "run.json"), "wb") as file:
+        with open(os.path.join(run.directory, TICKET), "wb") as file:
             file.write(msgspec.json.encode(ticket))
         record.write_spec(
             run.directory,
             record.Spec(
                 argv=list(spec.argv),
                 env=list(environment.items()),
-                cwd=os.fsencode(cwd) if cwd is not None else environment[b"HOME"],
+                cwd=os.fsencode(cwd) if cwd is not None else home_directory(self._environ),
                 executable=None if executable is None else os.fsencode(executable),
                 run_id=run.id,
                 name=spec.name,
                 disconnect_grace=spec.disconnect_grace,
-                log_limit=self._limits.unread,
+                log_limit=max(self._limits.unread, LOWEST_LIMIT),
                 log_keep=self._limits.kept,
             ),
         )
@@ -258,6 +293,7 @@ class Runs:
         self._runs[run.id] = run
         self._requests[client, request] = run.id
         self._idle.clear()
+        self._told.clear()
 
     def _forget(self, run: Run) -> None:
         self._runs.pop(run.id, None)
@@ -271,18 +307,29 @@ class Runs:
                 continue
             self._finished.remove(run_id)
             self._forget(run)
-            shutil.rmtree(run.directory, ignore_errors=True)
+            self._remove(run)
+
+    def _remove(self, run: Run) -> None:
+        """Remove a run's directory, in the background: it may hold a gigabyte."""
+        gone = f"{run.directory}{GONE}"
+        try:
+            os.rename(run.directory, gone)
+        except OSError as error:
+            logger.error("the directory of run %s cannot be removed: %s", run.id, error)
+            return
+        self._tasks.start(f"remove run {run.id}", _remove(gone))
 
 
-async def _clean_up(run: Run) -> None:
+async def _remove(directory: str) -> None:
+    await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+
+
+async def _clean_up(run: Run, mark: str) -> None:
     killed = await asyncio.to_thread(clean_up, run.id, run.directory)
     if killed:
         logger.warning("killed %d processes that the lost run %s left", killed, run.id)
-
-
-def _read_ticket(directory: str) -> Ticket:
-    with open(os.path.join(directory, "run.json"), "rb") as file:
-        return msgspec.json.decode(file.read(), type=Ticket)
+    with open(mark, "wb"):
+        pass  # the next daemon need not look for them again
 
 
 def _check(spec: RunSpec) -> None:
@@ -291,6 +338,8 @@ def _check(spec: RunSpec) -> None:
     for word in (*spec.argv, *(part for pair in spec.env for part in pair)):
         if b"\0" in word:
             raise Refused("arguments and environment cannot hold a NUL byte")
+    if spec.disconnect_grace is not None and spec.disconnect_grace < 0:
+        raise Refused("the time a run waits for its client cannot be negative")
     for name, _ in spec.env:
         if not name or b"=" in name:
             raise Refused(f"{printable(name)} is not the name of an environment variable")

@@ -211,6 +211,7 @@ class Daemon:
         """Ctrl-C: the runs first, by the ladder; again: without mercy."""
         assert self._runs is not None
         self._interrupts += 1
+        self._runs.refuse()
         active = self._runs.active()
         if self._interrupts == 1:
             if active:
@@ -225,4 +226,9 @@ class Daemon:
     async def _leave_after_runs(self) -> None:
         assert self._runs is not None
         await self._runs.wait_idle()
+        try:
+            async with asyncio.timeout(FAREWELL):
+                await self._runs.wait_told()
+        except TimeoutError:
+            logger.warning("a client was too slow to be told how its run ended")
         self._leaving.set()

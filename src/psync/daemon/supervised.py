@@ -26,7 +26,10 @@ class SupervisorLink(asyncio.Protocol):
 
     Attributes:
         on_frame: called with every frame the supervisor sends.
-        on_closed: called exactly once when the connection is over.
+        on_closed: called once when the supervisor has ended the connection, or garbage came from
+            it; not after ``close``, and not if there never was a connection.
+
+    One object is one connection; to connect again, make another.
     """
 
     def __init__(self) -> None:
@@ -60,7 +63,9 @@ class SupervisorLink(asyncio.Protocol):
             self._waiting.append(frame)
 
     def close(self) -> None:
-        """Close the connection; the run goes on."""
+        """Close the connection for good; the run goes on. What is sent from now on is dropped."""
+        self._closed = True
+        self._waiting.clear()
         if self._transport is not None:
             self._transport.close()
 
@@ -68,6 +73,9 @@ class SupervisorLink(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.WriteTransport)
+        if self._closed:
+            transport.close()
+            return
         self._transport = transport
         if self._waiting:
             transport.write(b"".join(self._waiting))
@@ -78,7 +86,8 @@ class SupervisorLink(asyncio.Protocol):
             frames = self._decoder.feed(data)
         except wire.WireError:
             logger.exception("a supervisor sent garbage; its connection is dropped")
-            self.close()
+            if self._transport is not None:
+                self._transport.close()
             return
         for frame in frames:
             self.on_frame(frame)

@@ -8,9 +8,10 @@ grew, the connection drained, the client acknowledged), all of which come to ``p
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from psync.daemon.ending import Ending
-from psync.errors import ConnectionLost, ProtocolError
+from psync.errors import ConnectionLost, ProtocolError, PsyncError, Refused
 from psync.protocol import messages as m
 from psync.supervisor.log import Gap, LogDamaged, LogReader
 from psync.transport.link import Link
@@ -22,64 +23,74 @@ class Viewer:
     """A client attached to a run on one channel of its connection.
 
     Args:
-        link: the client's connection.
+        link: the client's connection, which is open.
         channel: the client's number for this attachment.
         directory: the run's directory, where its log is.
         offset: where to begin.
-        window: how many unacknowledged bytes the client takes.
+        on_over: called once when the viewer has nothing more to say: with None after the ending was
+            sent, with an error when there will be none. Whoever is called closes the viewer.
 
     Attributes:
         acked: everything below is written out by the client.
-        done: the ending has been sent; the viewer has nothing more to say.
+        done: ``on_over`` was called, or the viewer is closed.
     """
 
-    def __init__(self, link: Link, channel: int, directory: str, offset: int, window: int) -> None:
+    def __init__(
+        self,
+        link: Link,
+        channel: int,
+        directory: str,
+        offset: int,
+        on_over: Callable[[PsyncError | None], None],
+    ) -> None:
         self.link = link
         self.channel = channel
         self.acked = offset
         self.done = False
         self._directory = directory
+        self._on_over = on_over
         self._reader: LogReader | None = None
         self._sent = offset
-        self._window = window
+        self._window = min(link.peer.limits.window, m.WINDOW_OUTPUT)
+        self._piece = min(link.peer.limits.data, m.MAX_DATA)
         self._ending: Ending | None = None
 
     def begin(self) -> None:
         """Open the log, which exists once the run has started; a run lost before that has none."""
-        if self._reader is None:
-            try:
-                self._reader = LogReader(self._directory)
-            except (OSError, LogDamaged):
-                logger.warning("no log in %s", self._directory)
+        if self._reader is not None or self.done:
+            return
+        try:
+            self._reader = LogReader(self._directory)
+        except FileNotFoundError:
+            pass  # if there was output, its absence is noticed at the end
+        except (OSError, LogDamaged) as error:
+            self._unreadable(error)
+            return
+        end = self._reader.end if self._reader is not None else 0
+        if self._sent > end:
+            self.fail(Refused(f"the output of this run ends at {end}; there is no {self._sent}"))
 
     def pump(self) -> None:
         """Send what there is, as far as the window and the connection's buffer allow."""
         if self.done or not self.link.open:
             return
         try:
-            while self._reader is not None and self.link.writable:
-                room = self._window - (self._sent - self.acked)
-                if room <= 0:
-                    return
-                try:
-                    stream, data = self._reader.read(self._sent, min(room, m.MAX_DATA))
-                except Gap as gap:
-                    self.link.send(m.Gap(channel=self.channel, start=self._sent, end=gap.end))
-                    self._sent = gap.end
-                    self.acked = max(self.acked, gap.end)
-                    continue
-                if not data:
-                    break
-                self.link.send_data(self.channel, stream, self._sent, data)
-                self._sent += len(data)
-            self._finish()
+            self._send_output()
         except ConnectionLost:
             return  # the link tells its owner, who detaches this viewer
+        except (OSError, LogDamaged, ValueError) as error:
+            self._unreadable(error)
 
     def end(self, ending: Ending) -> None:
         """Take note of how the run ended; it is told after the last byte of output."""
         self._ending = ending
         self.pump()
+
+    def fail(self, error: PsyncError) -> None:
+        """Give up: there will be no ending for this client."""
+        if not self.done:
+            self.done = True
+            self._on_over(error)
 
     def ack(self, offset: int) -> None:
         """Take the client's acknowledgement and go on.
@@ -100,11 +111,33 @@ class Viewer:
             self._reader.close()
             self._reader = None
 
-    def _finish(self) -> None:
+    # -- inside ------------------------------------------------------------------------
+
+    def _send_output(self) -> None:
+        while self._reader is not None and self.link.writable:
+            room = self._window - (self._sent - self.acked)
+            if room <= 0:
+                break
+            try:
+                stream, data = self._reader.read(self._sent, min(room, self._piece))
+            except Gap as gap:
+                self.link.send(m.Gap(channel=self.channel, start=self._sent, end=gap.end))
+                self._sent = gap.end
+                self.acked = max(self.acked, gap.end)
+                continue
+            if not data:
+                break
+            self.link.send_data(self.channel, stream, self._sent, data)
+            self._sent += len(data)
         ending = self._ending
-        if ending is None or self.done or self._sent < ending.end:
+        if ending is None:
             return
-        self.done = True
+        if self._sent >= ending.end:
+            self._finish(ending)
+        elif self._reader is None or self._reader.end < ending.end:
+            raise LogDamaged(f"{self._directory}: the log is shorter than the exit record says")
+
+    def _finish(self, ending: Ending) -> None:
         self.link.send(
             m.Exited(
                 channel=self.channel,
@@ -112,5 +145,17 @@ class Viewer:
                 status=ending.status,
                 error=ending.error,
                 message=ending.message,
+            )
+        )
+        self.done = True
+        self._on_over(None)
+
+    def _unreadable(self, error: Exception) -> None:
+        logger.error("the output in %s cannot be read: %s", self._directory, error)
+        reason = error.strerror if isinstance(error, OSError) else "it is damaged"
+        self.fail(
+            PsyncError(
+                f"the output of this run cannot be read on the daemon host: {reason}",
+                hint="the daemon's log says more",
             )
         )
