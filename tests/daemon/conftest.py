@@ -1,0 +1,23 @@
+"""Fixtures: a daemon per module for tests that leave it as it was, a home per test for others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tests.support.daemon import Home
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Home]:
+    """A daemon that runs, for tests that do it no harm."""
+    with Home() as home:
+        home.start()
+        yield home
+
+
+@pytest.fixture
+def home() -> Iterator[Home]:
+    """The home of a daemon that is to be started."""
+    with Home() as home:
+        yield home
