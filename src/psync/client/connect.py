@@ -12,7 +12,6 @@ only is reached through ssh at once. Where no daemon answers, one is started ove
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 import ssl
 
@@ -20,7 +19,6 @@ import msgspec
 
 import psync
 from psync.client.hosts import Host, LocalHost, SSHHost, shared_connection, start_daemon
-from psync.client.pairing import pair_local
 from psync.client.targets import TargetFiles, TargetRecord, TargetSpec, not_paired
 from psync.client.threads import in_thread
 from psync.errors import (
@@ -124,6 +122,8 @@ class Connector:
             ) from error
 
     async def _pair_local(self) -> None:
+        from psync.client.pairing import pair_local
+
         host = LocalHost(self._paths)
         self._tls = None
         self.record = await in_thread(lambda: pair_local(self.spec, self._paths, host), host.cancel)
@@ -218,14 +218,11 @@ class Connector:
             return self.spec.address
         for name in record.listen:
             host, _, port = name.rpartition(":")
-            try:
-                address = ipaddress.ip_address(host.strip("[]"))
-            except ValueError:
-                continue
-            if address.is_unspecified:
+            if host in ("0.0.0.0", "[::]"):
                 return record.hostname, int(port)
-            if not address.is_loopback or _is_this_machine(record):
-                return str(address), int(port)
+            loopback = host.startswith("127.") or host == "[::1]"
+            if not loopback or _is_this_machine(record):
+                return host.strip("[]"), int(port)
         return None
 
     # -- what is known --------------------------------------------------------------------------

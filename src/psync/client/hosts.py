@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from psync.client.targets import TargetSpec
 from psync.errors import Interrupted, PsyncError, ToolMissing
@@ -18,8 +18,10 @@ from psync.paths import ClientPaths
 from psync.sync.process import Child, Tail
 from psync.sync.ssh import RemoteCommandFailed, SharedConnection, SSHTarget
 from psync.text import printable
-from psync.transport.enrolment import EnrolAnswer, EnrolRequest, decode_answer, encode, unframe
-from psync.transport.whereabouts import Whereabouts, decode_whereabouts
+
+if TYPE_CHECKING:
+    from psync.transport.enrolment import EnrolAnswer, EnrolRequest
+    from psync.transport.whereabouts import Whereabouts
 
 COMMAND_TIMEOUT = 60.0
 """Seconds for one command; making keys and starting a daemon on a slow board is the longest."""
@@ -163,6 +165,8 @@ def enrol(host: Host, request: EnrolRequest) -> EnrolAnswer:
         PsyncError: ssh failed, or the daemon said no, in its own words.
         ProtocolError: something else than an answer came back.
     """
+    from psync.transport.enrolment import decode_answer, encode, unframe
+
     nonce = _nonce()
     output = host.server(["enroll", f"--nonce={nonce}"], input=encode(request))
     return decode_answer(unframe(output, nonce))
@@ -175,6 +179,9 @@ def start_daemon(host: Host) -> Whereabouts:
         PsyncError: ssh failed, or the daemon cannot start, in its own words.
         ProtocolError: something else than an answer came back.
     """
+    from psync.transport.enrolment import unframe
+    from psync.transport.whereabouts import decode_whereabouts
+
     nonce = _nonce()
     return decode_whereabouts(unframe(host.server(["start", f"--nonce={nonce}"]), nonce))
 
