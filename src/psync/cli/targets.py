@@ -66,7 +66,10 @@ def _row(name: str, config: ClientConfig, paths: ClientPaths) -> dict[str, objec
 
 def _project_root() -> bytes | None:
     """Return the nearest directory upwards that has a ``psync.toml``."""
-    directory = os.getcwdb()
+    try:
+        directory = os.getcwdb()
+    except FileNotFoundError:  # it was removed meanwhile
+        return None
     while True:
         if os.path.lexists(os.path.join(directory, b"psync.toml")):
             return directory
