@@ -109,11 +109,13 @@ class Field:
             for stream in (process.stdin, process.stdout, process.stderr):
                 if stream is not None:
                     stream.close()
-        for home in (self.server_home, self.local_home):
-            self.stop_daemon(home)
-        if self.sshd is not None:
-            self.sshd.close()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        try:
+            for home in (self.server_home, self.local_home):
+                self.stop_daemon(home)
+        finally:
+            if self.sshd is not None:
+                self.sshd.close()
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     # -- the client ---------------------------------------------------------------------------
 
