@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.support.fake_run import begun, settled
 
-from psync.client.stdout import PIPE_BUF, OutputWriter
+from psync.client.stdout import PIPE_BUF, LoopWriter, OutputWriter, ThreadWriter
 from psync.model import Stream
 from psync.protocol import messages as m
 
@@ -67,11 +67,17 @@ async def test_small_pieces_are_written_and_acknowledged_in_the_same_turn(
     writer.close()
 
 
-async def test_any_bytes_in_any_pieces_come_out_exactly(out: Pipe, err: Pipe) -> None:
+@pytest.mark.parametrize("kind", [LoopWriter, ThreadWriter])
+async def test_any_bytes_in_any_pieces_come_out_exactly(
+    out: Pipe, err: Pipe, kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind is ThreadWriter:  # as where a pipe cannot be opened again
+        monkeypatch.setattr("psync.client.stdout._reopen", lambda _fd: None)
     rng = random.Random(7)
     stage = await begun()
     stage.attach()
     writer = OutputWriter(stage.run, stdout=out.writer, stderr=err.writer)
+    assert {type(one) for one in writer._writers.values()} == {kind}
     expected = {Stream.STDOUT: bytearray(), Stream.STDERR: bytearray()}
     received: dict[Stream, bytes] = {}
 
@@ -95,13 +101,13 @@ async def test_any_bytes_in_any_pieces_come_out_exactly(out: Pipe, err: Pipe) ->
         offset += len(data)
     async with asyncio.timeout(30):
         await writer.drain()
+    writer.close()
     for pipe in (out, err):
         os.close(pipe.writer)
     for reader in readers:
         await asyncio.to_thread(reader.join, 30)
     assert received == {stream: bytes(data) for stream, data in expected.items()}
     assert stage.run._consumed == offset
-    writer.close()
 
 
 async def test_a_pipe_that_nobody_reads_does_not_stop_the_loop(out: Pipe, err: Pipe) -> None:

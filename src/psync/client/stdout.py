@@ -1,8 +1,9 @@
 """This process's stdout and stderr: a run's bytes written out exactly, at once, never blocking.
 
 A pipe that nobody reads must not stop heartbeats or Ctrl-C. So what cannot be written right now
-without waiting is written by a thread. How much can wait there is bounded by the window of the
-protocol: what is not written is not acknowledged, and what is not acknowledged is not followed.
+waits: in the event loop where the descriptor can be had non-blocking, else in a thread. How much
+can wait is bounded by the window of the protocol: what is not written is not acknowledged, and what
+is not acknowledged is not followed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
+from typing import Protocol
 
 from psync.client.run import Gap, Output, RemoteRun
 from psync.model import Stream
@@ -27,12 +29,130 @@ _MOST_PIECES = 64  # handed to one writev(); far below IOV_MAX, 1024
 _GONE = (errno.EPIPE, errno.EIO, errno.EBADF)  # the reader, the terminal or the descriptor is gone
 
 
-class DescriptorWriter:
-    """Writes to one descriptor in order, at once where that does not wait, else in a thread.
+class DescriptorWriter(Protocol):
+    """Writes to one descriptor in order and never blocks. Made by ``descriptor_writer``.
+
+    Attributes:
+        failure: what ended the writing; what comes afterwards goes nowhere.
+    """
+
+    failure: OSError | None
+
+    @property
+    def first_waiting(self) -> int | None:
+        """Offset of the first byte that is not written yet; None when nothing waits."""
+
+    def write(self, offset: int, data: bytes) -> bool:
+        """Write ``data``; return whether it is written already."""
+
+    def discard(self) -> int:
+        """Forget what is not written yet; return how many bytes. A write going on stays."""
+
+    def close(self) -> None:
+        """Let go once everything is written; does not wait for it."""
+
+
+def descriptor_writer(fd: int, on_progress: Callable[[], None]) -> DescriptorWriter:
+    """Return the writer that suits a descriptor.
 
     Args:
-        fd: the descriptor; stays open.
-        on_progress: called in the event loop when something was written by the thread.
+        fd: the descriptor; stays open and keeps its flags, which it shares with other processes.
+        on_progress: called in the event loop when something was written later than ``write``.
+    """
+    try:
+        mode = os.fstat(fd).st_mode
+    except OSError:
+        return ThreadWriter(fd, on_progress)  # which reports what is wrong with it
+    if stat.S_ISFIFO(mode) or os.isatty(fd):
+        own = _reopen(fd)
+        if own is not None:
+            return LoopWriter(own, on_progress)
+    return ThreadWriter(fd, on_progress)
+
+
+class LoopWriter:
+    """Writes in the event loop, to an open file description of its own that does not block.
+
+    Three times cheaper than handing each piece to a thread, which is what a flood of output costs
+    most on the client.
+
+    Args:
+        fd: non-blocking, and owned from now on.
+        on_progress: see ``descriptor_writer``.
+    """
+
+    def __init__(self, fd: int, on_progress: Callable[[], None]) -> None:
+        self.failure: OSError | None = None
+        self._fd = fd
+        self._loop = asyncio.get_running_loop()
+        self._on_progress = on_progress
+        self._queue: deque[tuple[int, bytes]] = deque()
+        self._closing = False
+
+    @property
+    def first_waiting(self) -> int | None:
+        """Offset of the first byte that is not written yet; None when nothing waits."""
+        return self._queue[0][0] if self._queue else None
+
+    def write(self, offset: int, data: bytes) -> bool:
+        """Write ``data``; return whether it is written already."""
+        if self.failure is not None:
+            return True  # to nowhere
+        if not self._queue:
+            count = self._try([data])
+            if count == len(data) or self.failure is not None:
+                return True
+            offset, data = offset + count, data[count:]
+            self._loop.add_writer(self._fd, self._flush)
+        self._queue.append((offset, data))
+        return False
+
+    def discard(self) -> int:
+        """Forget what is not written yet; return how many bytes."""
+        count = sum(len(data) for _, data in self._queue)
+        if self._queue:
+            self._queue.clear()
+            self._loop.remove_writer(self._fd)
+        return count
+
+    def close(self) -> None:
+        """Let go once everything is written; does not wait for it."""
+        self._closing = True
+        if not self._queue:
+            self._let_go()
+
+    def _try(self, pieces: list[bytes]) -> int:
+        try:
+            return os.writev(self._fd, pieces)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            self.failure = error
+            return 0
+
+    def _flush(self) -> None:
+        count = self._try([data for _, data in islice(self._queue, _MOST_PIECES)])
+        _drop(self._queue, count)
+        if self.failure is not None:
+            self._queue.clear()
+        if not self._queue:
+            self._loop.remove_writer(self._fd)
+            if self._closing:
+                self._let_go()
+        self._on_progress()
+
+    def _let_go(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class ThreadWriter:
+    """Writes at once where that does not wait, else in a thread: sockets, other systems' pipes.
+
+    Args:
+        fd: see ``descriptor_writer``.
+        on_progress: see ``descriptor_writer``.
     """
 
     def __init__(self, fd: int, on_progress: Callable[[], None]) -> None:
@@ -116,18 +236,8 @@ class DescriptorWriter:
                 self._tell()
                 return
             with self._ready:
-                self._drop(count)
+                _drop(self._queue, count)  # of which only this thread takes
             self._tell()
-
-    def _drop(self, count: int) -> None:
-        """Take ``count`` written bytes off the queue, of which only this thread takes."""
-        while count and self._queue:  # unless it was discarded meanwhile
-            offset, data = self._queue[0]
-            if count < len(data):
-                self._queue[0] = (offset + count, data[count:])
-                return
-            count -= len(data)
-            self._queue.popleft()
 
     def _tell(self) -> None:
         try:
@@ -164,10 +274,10 @@ class OutputWriter:
         self._received = 0
         self._drained = asyncio.Event()
         self._drained.set()
-        out = DescriptorWriter(stdout, self._progress)
+        out = descriptor_writer(stdout, self._progress)
         shared = _same_file(stdout, stderr)
-        err = out if shared else DescriptorWriter(stderr, self._progress)
-        self._writers = {Stream.STDOUT: out, Stream.STDERR: err}
+        err = out if shared else descriptor_writer(stderr, self._progress)
+        self._writers: dict[Stream, DescriptorWriter] = {Stream.STDOUT: out, Stream.STDERR: err}
         run.deliver_to(self._take)
 
     async def drain(self) -> None:
@@ -217,6 +327,30 @@ class OutputWriter:
         self._run.consumed(waiting)
         if idle:
             self._drained.set()
+
+
+def _drop(queue: deque[tuple[int, bytes]], count: int) -> None:
+    """Take ``count`` written bytes off a queue."""
+    while count:
+        offset, data = queue[0]
+        if count < len(data):
+            queue[0] = (offset + count, data[count:])
+            return
+        count -= len(data)
+        queue.popleft()
+
+
+def _reopen(fd: int) -> int | None:
+    """Return a non-blocking descriptor of the same pipe or terminal, None where there is no way.
+
+    It is an open file of its own: setting O_NONBLOCK on the inherited one would surprise every
+    process that shares it. /proc has this on Linux; /dev/fd elsewhere only duplicates.
+    """
+    flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        return os.open(f"/proc/self/fd/{fd}", flags)
+    except OSError:  # no /proc, or the pipe is another user's
+        return None
 
 
 def _takes_at_once(fd: int) -> bool:
