@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -27,10 +28,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     try:
-        return int(options.run(options))
+        status = int(options.run(options))
+        sys.stdout.flush()
+        return status
     except PsyncError as error:
         print(f"psync-server: {error}", file=sys.stderr)
         return error.exit_status
+    except BrokenPipeError:  # the output's reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        print(f"psync-server: {printable(str(error))}", file=sys.stderr)
+        return PsyncError.exit_status
     except KeyboardInterrupt:
         return 130
 

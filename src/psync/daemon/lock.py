@@ -7,6 +7,7 @@ import os
 import time
 
 from psync.errors import PsyncError
+from psync.text import printable
 
 GLANCE = 0.2
 """Seconds to go on trying: somebody who only looks whether a daemon runs holds the lock for an
@@ -35,8 +36,9 @@ class DaemonLock:
 
         Raises:
             AlreadyRunning: a daemon that lives holds it; its ID is in the message.
+            PsyncError: the file cannot be opened.
         """
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = _open(self._path, os.O_CREAT)
         patience = time.monotonic() + GLANCE
         while not _try_lock(fd):
             if time.monotonic() < patience:
@@ -59,6 +61,16 @@ class DaemonLock:
             self._fd = -1
 
 
+def _open(path: str, flags: int = 0) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+    except OSError as error:
+        raise PsyncError(
+            f"cannot use the daemon's lock, {printable(path)}: {error.strerror}",
+            hint="make it a file of your own, or remove it while no daemon runs",
+        ) from error
+
+
 def _try_lock(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -68,11 +80,16 @@ def _try_lock(fd: int) -> bool:
 
 
 def holder(path: str) -> int | None:
-    """Return the process ID of the daemon that holds the lock at ``path``, None where none does."""
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
+    """Return the process ID of the daemon that holds the lock at ``path``, None where none does.
+
+    0 stands for one that has only just taken it.
+
+    Raises:
+        PsyncError: the file cannot be opened.
+    """
+    if not os.path.lexists(path):
         return None
+    fd = _open(path)
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
