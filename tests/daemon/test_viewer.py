@@ -48,7 +48,8 @@ async def test_a_window_is_never_exceeded_and_a_slow_viewer_only_slows_itself(
         sent = 3
         while sent < size:
             piece = data[: min(m.MAX_DATA, size - sent)]
-            await fast.wait(lambda: sent + len(piece) <= eager.stdin_taken + m.WINDOW_STDIN)
+            end = sent + len(piece)
+            await eager.takes(end)
             eager.send(piece, sent)
             sent += len(piece)
         fast.link.send(m.StdinEnd(eager.channel, sent))
@@ -188,7 +189,7 @@ async def test_a_record_that_promises_more_output_than_there_is(home: Home) -> N
 async def test_dropped_output_is_announced(home: Home) -> None:
     """The log of a run keeps what its settings say; what was recycled is a gap for late comers."""
     home.directory.joinpath("there").mkdir(mode=0o700)
-    (home.directory / "there/server.toml").write_text('log_keep = "1MiB"\nlog_limit = "64MiB"\n')
+    (home.directory / "there/server.toml").write_text('log_keep = "1MiB"\nlog_limit = "16MiB"\n')
     home.start()
     async with home.client() as client:
         run = client.start(*lots(80 * 1024 * 1024))

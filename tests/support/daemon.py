@@ -24,7 +24,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tests.support.field import SOURCES, alive, wait_until
 
@@ -32,7 +32,7 @@ from psync.daemon.enroll import enroll
 from psync.daemon.listening import Presence, read_presence
 from psync.daemon.service import running
 from psync.errors import PsyncError
-from psync.model import HostFacts, RunSpec
+from psync.model import HostFacts, RunSpec, Stream
 from psync.paths import ServerPaths, write_atomic
 from psync.protocol import messages as m
 from psync.supervisor import record
@@ -223,9 +223,7 @@ class Client:
         link.on_message = self._on_message
         link.on_closed = self._on_closed
 
-    def start(
-        self, *argv: str | bytes, request: str | None = None, **options: object
-    ) -> Attachment:
+    def start(self, *argv: str | bytes, request: str | None = None, **options: Any) -> Attachment:
         """Start a run on a new channel."""
         return self.start_spec(spec(*argv, **options), request)
 
@@ -317,7 +315,7 @@ class Attachment:
     def output(self) -> bytes:
         return b"".join(self.pieces)
 
-    def has(self, kind: type[m.Message]) -> bool:
+    def has(self, kind: type) -> bool:
         return any(isinstance(message, kind) for message in self.said)
 
     async def expect(self, kind: type[_M]) -> _M:
@@ -346,15 +344,19 @@ class Attachment:
     async def refused(self) -> m.Refused:
         return await self.expect(m.Refused)
 
+    async def takes(self, end: int) -> None:
+        """Wait until the window allows stdin up to ``end``."""
+        await self.client.wait(lambda: end <= self.stdin_taken + m.WINDOW_STDIN)
+
     def send(self, data: bytes, offset: int = 0) -> None:
         """Send stdin."""
-        self.client.link.send(m.Data(self.channel, m.Stream.STDIN, offset, data))
+        self.client.link.send(m.Data(self.channel, Stream.STDIN, offset, data))
 
 
-def spec(*argv: str | bytes, **options: object) -> RunSpec:
+def spec(*argv: str | bytes, **options: Any) -> RunSpec:
     """What to run."""
     words = tuple(os.fsencode(word) for word in argv)
-    return RunSpec(argv=words, **options)  # type: ignore[arg-type]
+    return RunSpec(argv=words, **options)
 
 
 def shell(text: str) -> tuple[str, str, str]:

@@ -1,0 +1,62 @@
+"""What the daemon says about its host."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import psync
+from psync.daemon.facts import find_rsync, host_facts, server_executable
+
+
+def rsync(directory: Path, text: str) -> None:
+    (directory / "rsync").write_text(f"#!/bin/sh\n{text}\n")
+    (directory / "rsync").chmod(0o755)
+
+
+def test_facts_of_this_host() -> None:
+    facts = host_facts(b"/\xff")
+    assert facts.projects_root == b"/\xff"
+    assert (facts.system, facts.machine) == (os.uname().sysname, os.uname().machine)
+    assert facts.software == f"psync-server {psync.__version__}"
+    assert facts.rsync is not None
+    assert facts.rsync.version[0].isdigit()
+    assert os.access(facts.server, os.X_OK)
+    assert facts.server == server_executable()
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("echo 'rsync  version 3.2.7  protocol version 31'", "3.2.7"),
+        ("echo 'rsync  version v3.4.0pre1  protocol version 32'", "3.4.0pre1"),
+        ("echo 'openrsync: protocol version 29'", "openrsync: protocol version 29"),
+        ("exit 1", None),
+        ("kill -9 $$", None),
+    ],
+)
+def test_an_rsync_that_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, version: str | None
+) -> None:
+    rsync(tmp_path, text)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = find_rsync()
+    assert (found.version if found else None) == version
+    if found:
+        assert found.path == f"{tmp_path}/rsync"
+
+
+def test_no_rsync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_rsync() is None
+
+
+def test_an_rsync_that_hangs_counts_as_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rsync(tmp_path, "exec /bin/sleep 1000")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("psync.daemon.facts.PROBE_TIMEOUT", 0.1)
+    assert find_rsync() is None
