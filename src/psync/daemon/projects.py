@@ -153,7 +153,7 @@ class Projects:
         try:
             with open(os.path.join(path, "project.json"), "rb") as file:
                 return msgspec.json.decode(file.read(64 * 1024), type=Marker)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise DestinationError(
