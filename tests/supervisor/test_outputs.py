@@ -56,6 +56,19 @@ def test_a_line_of_100_megabytes(runs: Runs) -> None:
     assert digest.hexdigest() == hashlib.sha256(b"x" * size).hexdigest()
 
 
+def test_a_program_waits_for_whoever_watches_it(runs: Runs) -> None:
+    run = runs.start([b"sh", b"-c", b"read go; head -c 500000 /dev/zero"])
+    connection = run.connect()
+    connection.send(wire.Viewers(1), wire.Lead(100_000), wire.Stdin(0, b"go\n"))
+    wait_until("the first lead", lambda: run.reader.end == 100_000)
+    connection.send(wire.Lead(200_000))
+    wait_until("the second lead", lambda: run.reader.end == 200_000)
+    assert run.alive
+    connection.send(wire.Viewers(0))  # nobody watches: only the log's limit counts
+    connection.expect(wire.Exited)
+    assert run.wait_over().output_end == 500_000
+
+
 GENERATOR = """
 import hashlib, os, sys, random
 size, out = int(sys.argv[1]), random.Random(5)

@@ -22,6 +22,7 @@ from_daemon = st.one_of(
     st.just(wire.Kill()),
     st.builds(wire.Stop, signals, numbers),
     st.builds(wire.Floor, offsets),
+    st.builds(wire.Lead, offsets),
     st.builds(wire.CloseOutput, st.sampled_from([1, 2])),
 )
 from_supervisor = st.one_of(

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from psync.daemon.ending import Ending, read_ending
 from psync.daemon.supervised import SupervisorLink
-from psync.daemon.viewer import Viewer
+from psync.daemon.viewer import LEAD, Viewer
 from psync.errors import ConnectionLost, ProtocolError, PsyncError
 from psync.model import RunState, Stream
 from psync.protocol import messages as m
@@ -71,6 +71,7 @@ class Run:
         self._stdin_taken = 0
         self._stdin_closed = False
         self._floor = 0
+        self._first: int | None = None  # how far the first viewer is, as the supervisor knows it
 
     # -- life --------------------------------------------------------------------------
 
@@ -141,19 +142,26 @@ class Run:
             self._owner.on_unwatched(self)
 
     def acknowledged(self) -> None:
-        """Some viewer's client has written output out: tell the supervisor what may go."""
+        """Some viewer's client has written output out: tell the supervisor what may go, or come."""
         floor = min((viewer.acked for viewer in self._viewers), default=self._floor)
         if floor - self._floor >= FLOOR_STEP:
             self._floor = floor
             self._supervisor.send(wire.Floor(floor).encode())
+        first = max((viewer.acked for viewer in self._viewers if viewer.caught_up), default=-1)
+        if first >= 0 and (self._first is None or first - self._first >= FLOOR_STEP):
+            self._first = first
+            self._supervisor.send(wire.Lead(first + LEAD).encode())
 
     def _tell_viewers(self) -> None:
         self._supervisor.send(wire.Viewers(len(self._viewers)).encode())
+        if not self._viewers:
+            self._first = None  # the supervisor forgets it too
 
     def _welcome(self, viewer: Viewer) -> None:
         viewer.begin()
         if viewer.done:
             return  # there is nothing it could show
+        self.acknowledged()
         try:
             viewer.link.send(
                 m.Attached(

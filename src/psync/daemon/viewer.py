@@ -16,6 +16,12 @@ from psync.protocol import messages as m
 from psync.supervisor.log import Gap, LogDamaged, LogReader
 from psync.transport.link import Link
 
+LEAD = 8 * 1024 * 1024
+"""Bytes that a program may be ahead of the first of its viewers before it has to wait, as on a full
+pipe. Twice the window, so that it never keeps a connection from being busy; small enough that
+Ctrl-C is not followed by minutes of output that was written before it. Without a viewer, and until
+one has caught up, only the log's own limit counts."""
+
 logger = logging.getLogger("psync.viewer")
 
 
@@ -32,6 +38,7 @@ class Viewer:
 
     Attributes:
         acked: everything below is written out by the client.
+        caught_up: it has been within ``LEAD`` of the end, so the program is to wait for it.
         done: ``on_over`` was called, or the viewer is closed.
     """
 
@@ -47,6 +54,7 @@ class Viewer:
         self.channel = channel
         self.acked = offset
         self.done = False
+        self.caught_up = False
         self._directory = directory
         self._on_over = on_over
         self._reader: LogReader | None = None
@@ -67,6 +75,7 @@ class Viewer:
             self._unreadable(error)
             return
         end = self._reader.end if self._reader is not None else 0
+        self.caught_up = end - self._sent <= LEAD
         if self._sent > end:
             self.fail(Refused(f"the output of this run ends at {end}; there is no {self._sent}"))
 
@@ -102,6 +111,8 @@ class Viewer:
             raise ProtocolError(f"offset {offset} acknowledged, only {self._sent} sent")
         if offset > self.acked:
             self.acked = offset
+            if not self.caught_up and self._reader is not None:
+                self.caught_up = self._reader.end - offset <= LEAD
             self.pump()
 
     def close(self) -> None:

@@ -29,6 +29,7 @@ class LogWriter:
 
     Attributes:
         cursor: what readers see.
+        lead: offset up to which the log may grow for now, None for as far as the limit goes.
         failure: why the last ``append`` took less than it was given, None if it took all.
 
     Raises:
@@ -39,6 +40,7 @@ class LogWriter:
         # Dropping goes by whole segments: a small limit needs smaller ones.
         segment = max(4096, min(SEGMENT, limit // 4 // 4096 * 4096))
         self.cursor = Cursor.create(run_dir, segment)
+        self.lead: int | None = None
         self.failure: OSError | None = None
         self._dir = run_dir
         self._limit = limit
@@ -63,10 +65,13 @@ class LogWriter:
 
     @property
     def room(self) -> int:
-        """How many bytes may be appended now; more comes with ``raise_floor``."""
+        """How many bytes may be appended now; more comes with ``raise_floor`` and ``lead``."""
         if self._drop:
             return self._limit
-        return max(0, self._limit - (self._end - self._floor))
+        until = self._floor + self._limit
+        if self.lead is not None and self.lead < until:
+            until = self.lead
+        return max(0, until - self._end)
 
     def raise_floor(self, offset: int) -> None:
         """Take note that nobody needs the output below ``offset``; it never falls."""

@@ -141,6 +141,9 @@ class Supervisor:
             case wire.Floor():
                 self._log.raise_floor(frame.offset)
                 self._outputs.resume()
+            case wire.Lead():
+                self._log.lead = frame.offset
+                self._outputs.resume()
             case wire.Viewers():
                 self._viewers = frame.count
                 self._apply_policy()
@@ -169,6 +172,9 @@ class Supervisor:
         if self._viewers:
             self._loop.cancel("disconnect")
             return
+        if self._log.lead is not None:
+            self._log.lead = None
+            self._outputs.resume()
         if self._stopping and self._status is not None:
             self._outputs.give_up()
         if self._spec.disconnect_grace is not None:

@@ -20,6 +20,7 @@ that nobody was greeted. If there is none and ``record.Owner.alive`` is false, t
         Kill          SIGKILL for the whole tree, until nobody is left
         Stop          the ladder: signal to the group, after the grace Terminate, 2 s later Kill
         Floor         output below this offset is not needed by any client any more
+        Lead          the log may grow up to this offset while a client is attached
         CloseOutput   the last reader of a stream is gone: the program's next write gets SIGPIPE
 
     supervisor → daemon
@@ -237,6 +238,17 @@ class Floor(_Offset):
     TYPE = 8
 
 
+class Lead(_Offset):
+    """While a client is attached the log may grow up to ``offset``; then the program has to wait.
+
+    It keeps a program from running a gigabyte ahead of somebody who watches it and presses Ctrl-C.
+    Void as soon as no client is attached, and of no effect where overflow drops.
+    """
+
+    __slots__ = ()
+    TYPE = 10
+
+
 class CloseOutput(Frame):
     """Close the read end of ``stream`` (1 stdout, 2 stderr); what it held unread is gone."""
 
@@ -395,7 +407,9 @@ def _table(*kinds: type[Frame]) -> dict[int, type[Frame]]:
     return {kind.TYPE: kind for kind in kinds}
 
 
-FROM_DAEMON = _table(Viewers, Stdin, StdinEof, Signal, Terminate, Kill, Stop, Floor, CloseOutput)
+FROM_DAEMON = _table(
+    Viewers, Stdin, StdinEof, Signal, Terminate, Kill, Stop, Floor, Lead, CloseOutput
+)
 FROM_SUPERVISOR = _table(Hello, Started, Grew, StdinTaken, StdinClosed, Exited)
 TO_LAUNCHER = _table(Launch)
 FROM_LAUNCHER = _table(Launched, LaunchFailed)
