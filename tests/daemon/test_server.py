@@ -56,7 +56,7 @@ async def test_ctrl_c_does_not_wait_for_ever_for_a_client(home: Home) -> None:
     home.start()
     assert home.daemon is not None
     async with home.client() as client:
-        run = client.start(*shell("echo on; exec head -c 9000000 /dev/zero"))
+        run = client.start(*shell("echo on; exec head -c 6000000 /dev/zero"))
         run._acks = False
         await client.wait(lambda: run.end == m.WINDOW_OUTPUT)
         home.send_signal(signal.SIGINT)
