@@ -37,13 +37,18 @@ class Row:
 
 def bench_run(lab: Lab) -> list[Row]:
     """(a) The whole command with nothing changed."""
+    rows = _nothing_changed(lab, "psync run / rsync && ssh")
+    with Lab(own_shell=True) as at_home:
+        return rows + _nothing_changed(at_home, "the same with this user's own shell start-up")
+
+
+def _nothing_changed(lab: Lab, what: str) -> list[Row]:
     t = measure.nothing_changed(lab, rounds=15)
     rows = []
     for other, bound in (("pair_fresh", 0.75), ("pair_warm", 1.1)):
         ratio = t["psync"] / t[other]
         value = f"{t['psync'] * 1e3:.0f} ms / {t[other] * 1e3:.0f} ms"
-        what = f"psync run, nothing changed / rsync && ssh ({other[5:]})"
-        rows.append(Row(what, value, ratio, f"<= {bound}", ratio <= bound))
+        rows.append(Row(f"{what}, {other[5:]}", value, ratio, f"<= {bound}", ratio <= bound))
     return rows
 
 

@@ -35,24 +35,29 @@ int main(void) { puts("hello"); return 0; }
 class Lab:
     """A daemon host and a client on loopback.
 
+    Args:
+        own_shell: log in over there with this user's home directory, so that ssh costs what the
+            shell's start-up files cost here; else with an empty one, which costs least.
+
     Attributes:
         project: a directory with a tiny program ``./tiny`` and an asset, inside a client's home.
         env: environment of everything that runs on the client.
         sshd: the private sshd.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, own_shell: bool = False) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="psync-bench-"))
         self.project = self.directory / "project"
         self.server_home = self.directory / "daemon"
         home = self.directory / "home"
         home.mkdir()
-        self.sshd = PrivateSSHD(
-            env={
-                "PATH": f"{BIN}:{os.environ['PATH']}",
-                "PSYNC_SERVER_HOME": str(self.server_home),
-            }
-        )
+        there = {
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "PSYNC_SERVER_HOME": str(self.server_home),
+        }
+        if own_shell:
+            there["HOME"] = str(Path.home())
+        self.sshd = PrivateSSHD(env=there)
         self.sshd.start()
         runtime = self.directory / "run"
         runtime.mkdir(mode=0o700)
@@ -104,8 +109,9 @@ class Lab:
     def pair(self, *, warm: bool) -> str:
         """Return what people type today, as a shell command: rsync, then ssh."""
         ssh = self._ssh(warm)
-        copy = ["rsync", "-az", "-e", shlex.join(ssh), "./", f"{self.sshd.alias}:by-hand/"]
-        run = [*ssh, self.sshd.alias, "cd by-hand && ./tiny"]
+        mirror = self.directory / "by-hand"
+        copy = ["rsync", "-az", "-e", shlex.join(ssh), "./", f"{self.sshd.alias}:{mirror}/"]
+        run = [*ssh, self.sshd.alias, f"cd {mirror} && ./tiny"]
         return f"{shlex.join(copy)} && {shlex.join(run)}"
 
     def _ssh(self, warm: bool) -> list[str]:
