@@ -21,10 +21,11 @@ from tests.support.sshd import PrivateSSHD
 
 BIN = Path(sys.executable).parent
 TARGET = "bench"
-"""As pairing leaves it: the daemon listens on loopback, the client comes through ssh."""
+"""As pairing leaves it. The daemon host is this machine, so the client goes to its port directly,
+as to a daemon that listens on the network."""
 
-DIRECT = "direct"
-"""The same daemon, reached without ssh, as one that listens on the network is."""
+VIA_SSH = "via-ssh"
+"""The same daemon, reached through the shared ssh connection, as one on loopback elsewhere is."""
 
 TINY = """\
 #include <stdio.h>
@@ -72,13 +73,11 @@ class Lab:
 
     def __enter__(self) -> Lab:
         self._make_project()
-        for name in (TARGET, DIRECT):
+        for name in (TARGET, VIA_SSH):
             self.call(["psync", "pair", self.sshd.alias, "--name", name])
         config = Path(self.env["HOME"], ".config/psync/config.toml")
-        table = f"[targets.{DIRECT}]\n"
-        presence = json.loads((self.server_home / "state" / "daemon.json").read_bytes())
-        direct = f'{table}connect = "direct"\naddress = "127.0.0.1:{presence["port"]}"\n'
-        config.write_text(config.read_text().replace(table, direct))
+        table = f"[targets.{VIA_SSH}]\n"
+        config.write_text(config.read_text().replace(table, f'{table}connect = "ssh"\n'))
         self.call([*self.sshd.ssh, "-fNM", "-S", str(self._master), self.sshd.alias])
         return self
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.lab import DIRECT, TARGET, Lab
+from bench.lab import TARGET, VIA_SSH, Lab
 
 GIGABYTE = 1_000_000_000
 
@@ -47,8 +47,8 @@ def throughput(lab: Lab, rounds: int) -> dict[str, float]:
     return alternate(
         rounds,
         {
-            "psync": lambda: _drain(lab, _bare(lab, DIRECT, *flood)),
-            "psync_via_ssh": lambda: _drain(lab, _bare(lab, TARGET, *flood)),
+            "psync": lambda: _drain(lab, _bare(lab, TARGET, *flood)),
+            "psync_via_ssh": lambda: _drain(lab, _bare(lab, VIA_SSH, *flood)),
             "ssh": lambda: _drain(lab, lab.ssh(" ".join(flood))),
         },
     )
@@ -57,8 +57,8 @@ def throughput(lab: Lab, rounds: int) -> dict[str, float]:
 def echo(lab: Lab, count: int) -> dict[str, tuple[float, float]]:
     """Round trip of 20 bytes through a running ``cat``: p50 and p99 in seconds."""
     return {
-        "psync": _round_trips(lab, _bare(lab, DIRECT, "cat"), count),
-        "psync_via_ssh": _round_trips(lab, _bare(lab, TARGET, "cat"), count),
+        "psync": _round_trips(lab, _bare(lab, TARGET, "cat"), count),
+        "psync_via_ssh": _round_trips(lab, _bare(lab, VIA_SSH, "cat"), count),
         "ssh": _round_trips(lab, lab.ssh("cat"), count),
     }
 
@@ -81,7 +81,7 @@ def start_up(lab: Lab, rounds: int) -> dict[str, float]:
 def supervisor_memory(lab: Lab) -> int:
     """Proportional set size of the supervisor of one sleeping run, in bytes."""
     with subprocess.Popen(
-        _bare(lab, DIRECT, "sh", "-c", "echo ready; exec sleep 600"),
+        _bare(lab, TARGET, "sh", "-c", "echo ready; exec sleep 600"),
         cwd=lab.project, env=lab.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
     ) as client:  # fmt: skip
         assert client.stdout is not None

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from psync.errors import ProtocolError
 from psync.model import ExitStatus, HostFacts, RunSpec, RunState, Stream, Tool
 from psync.protocol import messages as m
-from psync.protocol.codec import HEADER, MAX_MESSAGE, decode, encode, encode_data
+from psync.protocol.codec import HEADER, MAX_MESSAGE, decode, encode
 
 channels = st.integers(1, 0xFFFF)
 offsets = st.integers(0, 2**63 - 1)
@@ -142,9 +142,10 @@ def test_unknown_optional_messages_are_ignored_and_mandatory_ones_refused() -> N
 
 def test_sizes_are_bounded_both_ways() -> None:
     largest = bytes(m.MAX_DATA)
-    assert decode(encode_data(1, Stream.STDOUT, 0, largest)) == m.Data(1, Stream.STDOUT, 0, largest)
+    message = m.Data(1, Stream.STDOUT, 0, largest)
+    assert decode(encode(message)) == message
     with pytest.raises(ProtocolError, match="limit"):
-        encode_data(1, Stream.STDOUT, 0, largest + b"x")
+        encode(m.Data(1, Stream.STDOUT, 0, largest + b"x"))
     with pytest.raises(ProtocolError, match="limit"):
         decode(HEADER.pack(m.Data.TYPE, 1, 1, 0) + largest + b"x")
     spec = RunSpec(argv=(bytes(m.MAX_CONTROL),))

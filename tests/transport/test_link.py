@@ -28,7 +28,7 @@ from psync.protocol.codec import encode
 from psync.transport.authority import Authority
 from psync.transport.connect import connect
 from psync.transport.identity import ClientIdentity, key_path
-from psync.transport.link import WRITE_HIGH_WATER, Link
+from psync.transport.link import HEADROOM, WRITE_HIGH_WATER, Link
 from psync.transport.listen import listen, quiet_strangers
 from psync.transport.tls import client_context, fingerprint, server_context
 
@@ -109,7 +109,7 @@ async def test_messages_flow_both_ways_and_certificates_are_known(host: Host) ->
     assert await host.received.get() == m.Ack(1, 5)
     back: asyncio.Queue[m.Message] = asyncio.Queue()
     link.on_message = back.put_nowait
-    there.send_data(1, Stream.STDOUT, 0, b"hello")
+    there.send_data(1, Stream.STDOUT, 0, bytearray(HEADROOM) + b"hello")
     assert await back.get() == m.Data(1, Stream.STDOUT, 0, b"hello")
     link.close()
     await link.wait_closed()
@@ -146,7 +146,7 @@ async def test_a_slow_reader_stops_the_writer_until_it_reads_again(host: Host) -
     writable = asyncio.Event()
     there.on_writable = writable.set
     while there.writable:
-        there.send_data(1, Stream.STDOUT, sent, bytes(m.MAX_DATA))
+        there.send_data(1, Stream.STDOUT, sent, bytearray(HEADROOM + m.MAX_DATA))
         sent += m.MAX_DATA
     assert sent > WRITE_HIGH_WATER
     got = 0

@@ -14,7 +14,11 @@ from psync.daemon.ending import Ending
 from psync.errors import ConnectionLost, ProtocolError, PsyncError, Refused
 from psync.protocol import messages as m
 from psync.supervisor.log import Gap, LogDamaged, LogReader
-from psync.transport.link import Link
+from psync.transport.link import HEADROOM, Link
+
+PIECE = m.MAX_DATA - 64
+"""Bytes of output in a message. With all its headers it fills four TLS records of 16 KiB; a full
+message would need a fifth one for the last few bytes."""
 
 LEAD = 8 * 1024 * 1024
 """Bytes that a program may be ahead of the first of its viewers before it has to wait, as on a full
@@ -60,7 +64,7 @@ class Viewer:
         self._reader: LogReader | None = None
         self._sent = offset
         self._window = min(link.peer.limits.window, m.WINDOW_OUTPUT)
-        self._piece = min(link.peer.limits.data, m.MAX_DATA)
+        self._piece = min(link.peer.limits.data, PIECE)
         self._ending: Ending | None = None
 
     def begin(self) -> None:
@@ -129,17 +133,22 @@ class Viewer:
             room = self._window - (self._sent - self.acked)
             if room <= 0:
                 break
+            size = min(room, self._piece, self._reader.end - self._sent)
+            if size <= 0:
+                break
+            buffer = bytearray(HEADROOM + size)
             try:
-                stream, data = self._reader.read(self._sent, min(room, self._piece))
+                with memoryview(buffer) as view:
+                    stream, count = self._reader.read_into(self._sent, view[HEADROOM:])
             except Gap as gap:
                 self.link.send(m.Gap(channel=self.channel, start=self._sent, end=gap.end))
                 self._sent = gap.end
                 self.acked = max(self.acked, gap.end)
                 continue
-            if not data:
-                break
-            self.link.send_data(self.channel, stream, self._sent, data)
-            self._sent += len(data)
+            if count < size:
+                del buffer[HEADROOM + count :]
+            self.link.send_data(self.channel, stream, self._sent, buffer)
+            self._sent += count
         ending = self._ending
         if ending is None:
             return

@@ -42,7 +42,12 @@ def encode(message: Message) -> bytes:
         ProtocolError: the message is larger than the protocol allows.
     """
     if isinstance(message, Data):
-        return encode_data(message.channel, message.stream, message.offset, message.data)
+        if len(message.data) > MAX_DATA:
+            raise ProtocolError(
+                f"{len(message.data)} bytes of data are over the limit of {MAX_DATA}"
+            )
+        header = HEADER.pack(Data.TYPE, message.stream, message.channel, message.offset)
+        return header + message.data
     if isinstance(message, Control):
         payload = _encode_json(message)
         if len(payload) > MAX_CONTROL:
@@ -56,15 +61,10 @@ def encode(message: Message) -> bytes:
     return HEADER.pack(message.TYPE, 0, 0, message.nonce)
 
 
-def encode_data(channel: int, stream: int, offset: int, data: bytes) -> bytes:
-    """Return the bytes of a ``Data`` message without making one; the path of all output."""
-    if len(data) > MAX_DATA:
-        raise ProtocolError(f"{len(data)} bytes of data are over the limit of {MAX_DATA}")
-    return HEADER.pack(Data.TYPE, stream, channel, offset) + data
-
-
-def decode(message: bytes) -> Message | None:
+def decode(message: bytes | memoryview) -> Message | None:
     """Return the message that ``message`` holds, or None for an optional one that is unknown.
+
+    Nothing of it is kept, so the buffer behind a memoryview may be used again.
 
     Raises:
         ProtocolError: anything else is not a message of psync.v1.
@@ -79,7 +79,7 @@ def decode(message: bytes) -> Message | None:
             raise ProtocolError(f"{len(message) - HEADER.size} bytes of data are over the limit")
         if channel == 0:
             raise ProtocolError("data needs a channel")
-        return Data(channel, _STREAMS[stream], offset, message[HEADER.size :])
+        return Data(channel, _STREAMS[stream], offset, bytes(message[HEADER.size :]))
     if kind & RAW:
         return _decode_raw(kind, stream, channel, offset, len(message) - HEADER.size)
     if kind not in CONTROL_TYPES:

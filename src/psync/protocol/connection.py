@@ -78,7 +78,7 @@ class Connection:
 
     # -- what the owner hands in ------------------------------------------------------------
 
-    def receive(self, message: bytes, now: float) -> Message | None:
+    def receive(self, message: bytes | memoryview, now: float) -> Message | None:
         """Take one websocket message; return what the owner has to act on, if anything.
 
         Hello, heartbeats and unknown optional messages are dealt with here: they return the hello,

@@ -22,13 +22,18 @@ from typing import Any
 import picows
 
 from psync.errors import ConnectionLost, ProtocolError, PsyncError
-from psync.protocol.codec import MAX_MESSAGE, encode_data
+from psync.protocol.codec import HEADER, MAX_MESSAGE
 from psync.protocol.connection import Connection, Side, State
-from psync.protocol.messages import Hello, Message
+from psync.protocol.messages import Data, Hello, Message
 
 WRITE_HIGH_WATER = 512 * 1024
 """Bytes in the transport's buffer above which ``writable`` turns False. Large enough for eight full
 messages in flight, small enough that a control message never waits behind more than that."""
+
+_WEBSOCKET_HEADER = 14  # bytes that picows wants in front of a message (RFC 6455, 5.2)
+
+HEADROOM = _WEBSOCKET_HEADER + HEADER.size
+"""Bytes that ``send_data`` needs in front of a piece."""
 
 CLOSE_TIMEOUT = 2.0
 """Seconds the peer has to answer a closing handshake before the socket is dropped."""
@@ -100,10 +105,25 @@ class Link(picows.WSListener):
         """
         self._write(self._machine.send(message))
 
-    def send_data(self, channel: int, stream: int, offset: int, data: bytes) -> None:
-        """Send a piece of a stream without making a ``Data`` object; raises as ``send`` does."""
+    def send_data(self, channel: int, stream: int, offset: int, buffer: bytearray) -> None:
+        """Send a piece of a stream without copying it.
+
+        Args:
+            channel: the attachment.
+            stream: the stream's number.
+            offset: where the piece stands in it.
+            buffer: ``HEADROOM`` bytes for headers, then the piece, at most ``MAX_DATA`` bytes. It
+                is handed over: it may not be used again.
+
+        Raises:
+            ConnectionLost: as ``send``.
+        """
         self._machine.check_open()
-        self._write(encode_data(channel, stream, offset, data))
+        HEADER.pack_into(buffer, _WEBSOCKET_HEADER, Data.TYPE, stream, channel, offset)
+        if self._transport is not None:
+            self._transport.send_reuse_external_bytearray(
+                picows.WSMsgType.BINARY, buffer, _WEBSOCKET_HEADER
+            )
 
     def close(self, error: PsyncError | None = None) -> None:
         """Close the connection; an ``error`` is told to the peer. Calling it again does nothing."""
@@ -132,7 +152,8 @@ class Link(picows.WSListener):
         kind = frame.msg_type
         if kind == picows.WSMsgType.BINARY and frame.fin:
             was_open = self._machine.state is State.OPEN
-            message = self._machine.receive(frame.get_payload_as_bytes(), self._loop.time())
+            payload = frame.get_payload_as_memoryview()  # valid until this returns
+            message = self._machine.receive(payload, self._loop.time())
             if message is not None:
                 if was_open:
                     self._deliver(message)
