@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psync.supervisor import wire
+from psync.supervisor import frames, wire
 
 offsets = st.integers(0, 2**64 - 1)
 numbers = st.integers(0, 2**32 - 1)
@@ -79,7 +79,7 @@ def test_garbage_raises_nothing_but_the_one_error(
         except wire.WireError:
             pass
         else:
-            assert decoder.pending <= wire.MAX_PAYLOAD + 5
+            assert decoder.pending <= frames.MAX_PAYLOAD + 5
 
     check()
 
