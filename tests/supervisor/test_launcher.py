@@ -93,7 +93,9 @@ def test_the_program_has_default_signals_a_session_and_the_daemons_umask(runs: R
     # Not asked of a Python, which ignores SIGPIPE and SIGXFSZ itself.
     run = runs.start([b"grep", b"-E", b"^Sig(Blk|Ign)", b"/proc/self/status"])
     run.wait_over()
-    assert [line.split()[1] for line in run.output().splitlines()] == [b"0" * 16] * 2
+    # 32 and 33 are glibc's own: its posix_spawn (GNU make) ignores them, and nobody can undo that.
+    masks = [int(line.split()[1], 16) & ~(0b11 << 31) for line in run.output().splitlines()]
+    assert masks == [0, 0]
     mask = os.umask(0)
     os.umask(mask)
     code = "import os; print(os.getpid() == os.getpgrp() == os.getsid(0), oct(os.umask(0)))"

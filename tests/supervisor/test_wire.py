@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psync.supervisor import frames, wire
+from psync.supervisor import wire
+from psync.supervisor.frames import MAX_PAYLOAD
 
 offsets = st.integers(0, 2**64 - 1)
 numbers = st.integers(0, 2**32 - 1)
@@ -79,7 +80,7 @@ def test_garbage_raises_nothing_but_the_one_error(
         except wire.WireError:
             pass
         else:
-            assert decoder.pending <= frames.MAX_PAYLOAD + 5
+            assert decoder.pending <= MAX_PAYLOAD + 5
 
     check()
 
