@@ -65,13 +65,15 @@ def echo(lab: Lab, count: int) -> dict[str, tuple[float, float]]:
 
 def start_up(lab: Lab, rounds: int) -> dict[str, float]:
     """Seconds until Python has imported what a command needs."""
-    run = "import psync.cli.main, psync.cli.run, psync.client.connect, psync.client.run"
-    link = "import psync.transport.connect"
+    code = (
+        "import psync.cli.main; psync.cli.main.hold_collection(); import psync.cli.run, "
+        "psync.client.target, psync.client.stdin, psync.client.stdout, psync.transport.connect"
+    )
     return alternate(
         rounds,
         {
             "psync_version": lambda: lab.call(["psync", "--version"]),
-            "psync_run_imports": lambda: lab.call([sys.executable, "-c", f"{run}; {link}"]),
+            "psync_run_imports": lambda: lab.call([sys.executable, "-c", code]),
             "asyncio_ssl": lambda: lab.call([sys.executable, "-c", "import asyncio, ssl"]),
         },
         warm_up=2,

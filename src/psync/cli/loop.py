@@ -7,6 +7,7 @@ psync was started (``nohup``, background jobs of a plain shell) stay ignored.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Coroutine
@@ -14,6 +15,9 @@ from types import FrameType
 from typing import Any
 
 from psync.errors import Interrupted
+
+STARTED = 1.0
+"""Seconds after which a command counts as started, and the garbage collector works again."""
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
@@ -27,6 +31,11 @@ def catch_signals() -> None:
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
     raise Interrupted(f"interrupted by {signal.Signals(number).name}; nothing was started")
+
+
+def _collect() -> None:
+    gc.freeze()  # what start-up made stays; it need not be looked at again and again
+    gc.enable()
 
 
 class Signals:
@@ -77,6 +86,7 @@ def run(command: Callable[[Signals], Coroutine[Any, Any, int]], phase: Callable[
             task.cancel()
 
         signals.route = cancel
+        asyncio.get_running_loop().call_later(STARTED, _collect)
         try:
             return await command(signals)
         except asyncio.CancelledError:
