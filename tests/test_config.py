@@ -262,7 +262,7 @@ def test_server_defaults() -> None:
     assert config.listen == (("127.0.0.1", 0),)
     assert config.origins == ()
     assert config.projects == b"/home/ada/.local/share/psync-server/projects"
-    assert (config.log_keep, config.log_limit) == (256 * 1024**2, 1024**3)
+    assert (config.log_keep, config.log_limit) == (64 * 1024**2, 1024**3)
     assert config.origin("listen") == "default"
 
 

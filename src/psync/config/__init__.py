@@ -280,7 +280,7 @@ def load_server(
         listen=_get(layers, ("listen",), (("127.0.0.1", 0),)),
         origins=_get(layers, ("origins",), ()),
         projects=_get(layers, ("projects",), os.fsencode(paths.projects)),
-        log_keep=_get(layers, ("log_keep",), 256 << 20),
+        log_keep=_get(layers, ("log_keep",), 64 << 20),
         log_limit=_get(layers, ("log_limit",), 1 << 30),
         layers=layers,
     )

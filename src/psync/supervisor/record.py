@@ -31,7 +31,7 @@ CTL = "ctl"
 
 MIB = 1024 * 1024
 LOG_LIMIT = 1024 * MIB
-LOG_KEEP = 256 * MIB
+LOG_KEEP = 64 * MIB
 
 # The exit record is reserved on disk before the program starts; an error message is cut so that the
 # record fits. A block of any common file system.
