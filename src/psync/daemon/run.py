@@ -213,12 +213,16 @@ class Run:
         self._supervisor.send(wire.CloseOutput(int(stream)).encode())
 
     def signal(self, name: str) -> None:
-        """Send a signal to the program's process group.
+        """Send a signal to the program's process group; one this host does not know is ignored.
 
-        Raises:
-            PsyncError: this host knows no signal of that name.
+        Systems differ in their signals, and what ends a client's connection takes all its runs
+        along: a signal that cannot be sent is worth neither that nor the run.
         """
-        self._supervisor.send(wire.Signal(_number_of(name)).encode())
+        number = _number_of(name)
+        if number is None:
+            logger.warning("run %s: there is no signal %s on this host", self.id, name)
+        else:
+            self._supervisor.send(wire.Signal(number).encode())
 
     def terminate(self) -> None:
         """Send SIGTERM to every process of the run."""
@@ -285,13 +289,11 @@ class Run:
                 continue  # its connection tells its owner, who detaches it
 
 
-def _number_of(name: str) -> int:
+def _number_of(name: str) -> int | None:
     base, plus, count = name.partition("+")
     try:
         number = signal.Signals[base] + (int(count) if plus else 0)
     except (KeyError, ValueError):
-        number = 0
+        return None
     real_time = signal.SIGRTMIN <= number <= signal.SIGRTMAX
-    if not number or (plus and not real_time):
-        raise PsyncError(f"there is no signal {name} on the daemon host")
-    return number
+    return number if real_time or not plus else None
