@@ -170,3 +170,22 @@ async def test_descriptors_that_run_out_cost_nobody_a_run(home: Home) -> None:
         assert (await run.ended()).status.code == 6
         assert (await client.start("true").ended()).status.code == 0
     assert "is lost" not in home.log
+
+
+async def test_the_daemon_takes_all_descriptors_it_may_and_programs_get_the_usual_number(
+    home: Home,
+) -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    try:
+        home.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert home.daemon is not None
+    assert resource.prlimit(home.daemon.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    async with home.client() as client:
+        run = client.start(*shell("ulimit -Sn; ulimit -Hn"))
+        await run.ended()
+        assert run.output.split() == [b"200", b"unlimited" if hard < 0 else b"%d" % hard]

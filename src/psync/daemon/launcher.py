@@ -33,9 +33,14 @@ class LaunchError(PsyncError):
 
 
 class Launcher:
-    """Starts supervisors, one request at a time in the order they come."""
+    """Starts supervisors, one request at a time in the order they come.
 
-    def __init__(self) -> None:
+    Args:
+        descriptors: soft limit of open descriptors for programs, None for this process's own.
+    """
+
+    def __init__(self, descriptors: int | None = None) -> None:
+        self._descriptors = descriptors
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -53,7 +58,7 @@ class Launcher:
         with theirs:
             try:
                 self._process = subprocess.Popen(
-                    command(theirs.fileno()),
+                    command(theirs.fileno(), self._descriptors),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],

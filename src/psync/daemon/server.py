@@ -20,6 +20,7 @@ import msgspec
 import psync
 from psync.daemon.access import AccessList
 from psync.daemon.clients import ClientConnection
+from psync.daemon.descriptors import raise_limit
 from psync.daemon.facts import host_facts
 from psync.daemon.launcher import Launcher
 from psync.daemon.listening import Presence, bind, name_of, read_presence, write_presence
@@ -98,7 +99,7 @@ class Daemon:
         private_directory(self._paths.state)
         lock = DaemonLock(self._paths.lock)
         lock.acquire()
-        launcher = Launcher()
+        launcher = Launcher(raise_limit())
         try:
             await launcher.start()
             self._runs = Runs(
@@ -195,10 +196,11 @@ class Daemon:
         links = list(self._connections)
         for link in links:
             link.close()
-        if links:
-            await asyncio.wait(
-                [asyncio.ensure_future(link.wait_closed()) for link in links], timeout=FAREWELL
-            )
+        try:
+            async with asyncio.timeout(FAREWELL):
+                await asyncio.gather(*(link.wait_closed() for link in links))
+        except TimeoutError:
+            pass  # who does not answer notices that the process is gone
 
     # -- signals -----------------------------------------------------------------------
 

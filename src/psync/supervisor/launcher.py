@@ -26,22 +26,26 @@ from psync.supervisor import wire
 _READY_TIMEOUT = 20.0  # seconds; a disk that hangs must not hang every later launch
 
 
-def command(fd: int) -> list[str]:
+def command(fd: int, descriptors: int | None = None) -> list[str]:
     """Return the argv that starts a launcher which serves the inherited descriptor ``fd``.
 
     Isolated and without ``site``: less memory in every supervisor and a faster start. The standard
     streams should be ``/dev/null`` (stderr may be the daemon's log; supervisors do not keep it).
+
+    Args:
+        fd: the launcher's end of the socket pair.
+        descriptors: soft limit of open descriptors for programs, None for the daemon's own.
     """
     source = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     code = (
         f"import sys; sys.path.insert(0, {source!r}); "
-        f"from psync.supervisor.launcher import serve; serve({fd})"
+        f"from psync.supervisor.launcher import serve; serve({fd}, {descriptors})"
     )
     return [sys.executable, "-I", "-S", "-c", code]
 
 
-def serve(fd: int) -> None:
-    """Be the launcher: serve the connected stream socket ``fd`` until its end."""
+def serve(fd: int, descriptors: int | None = None) -> None:
+    """Be the launcher: serve the connected stream socket ``fd`` until its end; see ``command``."""
     import ctypes  # noqa: F401  (not used here: every supervisor needs it)
 
     import psync.supervisor.supervise  # noqa: F401
@@ -58,6 +62,11 @@ def serve(fd: int) -> None:
     for signum in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for supervisors
+    if descriptors is not None:
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, hard))
     gc.collect()
     gc.freeze()
     daemon = socket.socket(fileno=fd)
