@@ -56,23 +56,23 @@ def test_a_program_that_is_running_can_be_replaced(paired: Field) -> None:
     program.write_bytes(Path("/bin/sleep").resolve().read_bytes())
     program.chmod(0o755)
     first = paired.start("run", "./sleeper", "60")
-    wait_until(lambda: _processes_of(tree(paired) / "sleeper"))
+    wait_until(lambda: _running(paired, "sleeper"))
     program.write_bytes(program.read_bytes() + b"\0")
     assert paired.psync("run", "./sleeper", "0").returncode == 0
     first.send_signal(signal.SIGINT)
     assert first.wait(20) == 128 + signal.SIGINT
 
 
-def _processes_of(path: Path) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if os.readlink(entry / "exe").removesuffix(" (deleted)") == str(path):
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return found
+def _running(field: Field, name: str) -> bool:
+    """Whether a process executes ``name`` of a mirror, which need not exist yet."""
+    for link in Path("/proc").glob("[0-9]*/exe"):
+        try:
+            program = Path(os.readlink(link))
+        except OSError:
+            continue
+        if program.name == name and program.is_relative_to(field.server_home):
+            return True
+    return False
 
 
 def test_no_sync_runs_what_is_there(paired: Field) -> None:
