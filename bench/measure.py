@@ -65,9 +65,16 @@ def echo(lab: Lab, count: int) -> dict[str, tuple[float, float]]:
 
 def start_up(lab: Lab, rounds: int) -> dict[str, float]:
     """Seconds until Python has imported what a command needs."""
-    code = (
-        "import psync.cli.main; psync.cli.main.hold_collection(); import psync.cli.run, "
-        "psync.client.target, psync.client.stdin, psync.client.stdout, psync.transport.connect"
+    imports = "psync.cli.imports.import_{}()"
+    code = "; ".join(
+        [
+            "import psync.cli.main, psync.cli.imports",
+            "psync.cli.main.hold_collection()",
+            imports.format("msgspec"),
+            imports.format("picows"),
+            "import psync.cli.run, psync.client.target, psync.client.stdin, psync.client.stdout",
+            "import psync.transport.connect",
+        ]
     )
     return alternate(
         rounds,

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import psync
+from psync.cli.imports import import_msgspec
 from psync.cli.output import report, say
 from psync.errors import Interrupted, PsyncError, UsageError
 
@@ -81,24 +82,9 @@ def dispatch(argv: Sequence[str]) -> int:
         raise UsageError(f"there is no command {word!r}", hint=hint)
     from importlib import import_module
 
-    _import_msgspec()
+    import_msgspec()
     status: int = import_module(f"psync.cli.{word}").main(list(argv[1:]))
     return status
-
-
-def _import_msgspec() -> None:
-    """Import msgspec without typing_extensions.
-
-    It looks there, if some dependency has brought it along, for a name that typing has as well.
-    Importing it takes nine milliseconds, which is a lot of a run of which nothing is new.
-    """
-    missing = "typing_extensions" not in sys.modules
-    if missing:
-        sys.modules["typing_extensions"] = None  # type: ignore[assignment]
-    import msgspec  # noqa: F401
-
-    if missing:
-        del sys.modules["typing_extensions"]
 
 
 def _fill_descriptors() -> None:

@@ -14,6 +14,7 @@ import msgspec
 
 from psync.api import target_spec
 from psync.cli.arguments import Parser, add_sync_options, add_target_option
+from psync.cli.imports import import_picows
 from psync.cli.loop import Signals, catch_signals
 from psync.cli.loop import run as run_loop
 from psync.cli.output import SyncReport, say, say_now, size
@@ -183,6 +184,7 @@ class Foreground:
 
     async def run(self, signals: Signals) -> int:
         """Do all of it; return the exit status."""
+        import_picows()
         from psync.client.target import Target
 
         job = self._job

@@ -6,6 +6,7 @@ import os
 
 from psync.api import target_spec
 from psync.cli.arguments import Parser, add_sync_options, add_target_option
+from psync.cli.imports import import_picows
 from psync.cli.loop import Signals, catch_signals
 from psync.cli.loop import run as run_loop
 from psync.cli.output import SyncReport
@@ -38,6 +39,7 @@ def main(argv: list[str]) -> int:
     early = begin(plan, spec, paths, reports)
 
     async def sync(_signals: Signals) -> int:
+        import_picows()
         from psync.client.target import Target
 
         target = Target(spec, paths)
