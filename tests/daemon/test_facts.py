@@ -9,6 +9,7 @@ import pytest
 
 import psync
 from psync.daemon.facts import find_rsync, host_facts, server_executable
+from psync.model import Tool
 
 
 def rsync(directory: Path, text: str) -> None:
@@ -33,19 +34,16 @@ def test_facts_of_this_host() -> None:
         ("echo 'rsync  version 3.2.7  protocol version 31'", "3.2.7"),
         ("echo 'rsync  version v3.4.0pre1  protocol version 32'", "3.4.0pre1"),
         ("echo 'openrsync: protocol version 29'", "openrsync: protocol version 29"),
-        ("exit 1", None),
-        ("kill -9 $$", None),
+        ("echo broken >&2; exit 1", "broken"),  # a client says what it cannot use, and where
+        ("exit 1", "no version"),
     ],
 )
 def test_an_rsync_that_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, version: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, version: str
 ) -> None:
     rsync(tmp_path, text)
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = find_rsync()
-    assert (found.version if found else None) == version
-    if found:
-        assert found.path == f"{tmp_path}/rsync"
+    assert find_rsync() == Tool(f"{tmp_path}/rsync", version)
 
 
 def test_no_rsync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

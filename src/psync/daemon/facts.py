@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import socket
-import subprocess
 import sys
 
 import psync
+from psync.errors import ToolMissing
 from psync.model import HostFacts, Tool
+from psync.sync.tools import rsync_version
 
 PROBE_TIMEOUT = 5.0
 """Seconds that ``rsync --version`` may take before rsync counts as missing."""
@@ -36,14 +36,9 @@ def find_rsync() -> Tool | None:
     if path is None:
         return None
     try:
-        said = subprocess.run(
-            [path, "--version"], capture_output=True, timeout=PROBE_TIMEOUT, check=True
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
+        return Tool(path=path, version=rsync_version(path, PROBE_TIMEOUT))
+    except ToolMissing:
         return None
-    first_line = said.decode("utf-8", "replace").partition("\n")[0].strip()
-    numbered = re.match(r"rsync\s+version\s+v?(\d[\w.]*)", first_line)
-    return Tool(path=path, version=numbered[1] if numbered else first_line)
 
 
 def server_executable() -> str:

@@ -17,8 +17,10 @@ from psync.text import printable
 MINIMUM = (3, 1, 3)
 """The first rsync that compares file times in nanoseconds (``--modify-window=-1``)."""
 
+PROBE_TIMEOUT = 10.0
+"""Seconds that ``rsync --version`` may take."""
+
 _CACHE = "rsync.json"
-_PROBE_TIMEOUT = 10.0
 
 
 class _Known(msgspec.Struct, frozen=True):
@@ -54,7 +56,7 @@ def find_rsync(state: str, environ: Mapping[str, str]) -> Tool:
     seen = (path, status.st_mtime_ns, status.st_size, status.st_ino)
     known = _recall(f"{state}/{_CACHE}")
     if known is None or (known.path, known.mtime_ns, known.size, known.inode) != seen:
-        known = _Known(*seen, version=_ask(path))
+        known = _Known(*seen, version=rsync_version(path))
         _remember(state, known)
     tool = Tool(path=path, version=known.version)
     check_rsync(tool, "on this machine")
@@ -86,15 +88,23 @@ def check_rsync(tool: Tool | None, place: str) -> None:
         raise ToolMissing(f"{what} is too old", hint=hint)
 
 
-def _ask(path: str) -> str:
-    """Return the version that an rsync gives, or its first line when that names none."""
+def rsync_version(path: str, timeout: float = PROBE_TIMEOUT) -> str:
+    """Return the version that an rsync gives, or its first line when that names none.
+
+    Args:
+        path: of the executable on this machine.
+        timeout: seconds it may take.
+
+    Raises:
+        ToolMissing: it cannot be executed, or does not answer.
+    """
     try:
         said = subprocess.run(
             [path, "--version"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=_PROBE_TIMEOUT,
+            timeout=timeout,
             check=False,
         ).stdout
     except (OSError, subprocess.SubprocessError) as error:
