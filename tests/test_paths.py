@@ -13,6 +13,7 @@ from psync.paths import (
     LONGEST_RUNTIME,
     ClientPaths,
     ServerPaths,
+    free_path,
     home_directory,
     private_directory,
     write_atomic,
@@ -203,3 +204,12 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert os.listdir(tmp_path) == ["directory"]
     with pytest.raises(FileNotFoundError):
         write_atomic(str(tmp_path / "missing" / "file"), b"data")
+
+
+def test_a_free_path_is_one_at_which_nothing_stands(tmp_path: Path) -> None:
+    path = str(tmp_path / "aside")
+    assert free_path(path) == path
+    os.symlink("/nowhere", path)  # something stands there, though it leads nowhere
+    assert free_path(path) == f"{path}-2"
+    os.mkdir(f"{path}-2")
+    assert free_path(path) == f"{path}-3"

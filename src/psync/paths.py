@@ -227,6 +227,15 @@ def write_atomic(path: str, data: bytes, mode: int = 0o600) -> None:
             raise
 
 
+def free_path(path: str) -> str:
+    """Return ``path``, or the first of ``path-2``, ``path-3``, … at which there is nothing."""
+    number, free = 1, path
+    while os.path.lexists(free):
+        number += 1
+        free = f"{path}-{number}"
+    return free
+
+
 def _xdg(environ: Mapping[str, str], variable: str, default: str, below: str) -> str:
     base = environ.get(variable, "")
     if not base.startswith("/"):  # the specification: ignore what is not absolute

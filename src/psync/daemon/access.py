@@ -21,7 +21,7 @@ from typing import Literal
 import msgspec
 
 from psync.errors import NotPaired, TrustError, UsageError
-from psync.paths import private_directory, write_atomic
+from psync.paths import free_path, private_directory, write_atomic
 from psync.text import printable
 from psync.transport.filelock import LOCK_TIMEOUT, FileLock
 from psync.transport.identity import safe_name
@@ -258,11 +258,8 @@ class AccessList:
 
     def _set_aside(self, sound: tuple[ClientRecord, ...]) -> str:
         """Give the damaged list another name; what is sound in it becomes the list."""
-        base = f"{self._path}.damaged-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
-        number, aside = 1, base
-        while os.path.lexists(aside):
-            number += 1
-            aside = f"{base}-{number}"
+        when = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+        aside = free_path(f"{self._path}.damaged-{when}")
         try:
             if sound:
                 os.link(self._path, aside)  # and then replaced: there is a list at every moment

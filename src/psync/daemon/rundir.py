@@ -15,6 +15,7 @@ import os
 
 import msgspec
 
+from psync.paths import free_path
 from psync.supervisor import record
 from psync.supervisor.log import LogDamaged, LogReader
 from psync.text import printable
@@ -79,7 +80,7 @@ def inspect(name: str, directory: str) -> Ticket | None:
         ticket = _read_ticket(directory)
         _check_log(directory)
     except (OSError, _Damage, record.RecordError, LogDamaged) as error:
-        aside = _free_name(f"{directory}{DAMAGED}")
+        aside = free_path(f"{directory}{DAMAGED}")
         logger.error(
             "run %s is damaged and set aside as %s: %s",
             printable(name),
@@ -135,11 +136,3 @@ def _check_log(directory: str) -> None:
     except FileNotFoundError:
         if ended:
             raise
-
-
-def _free_name(path: str) -> str:
-    number, free = 1, path
-    while os.path.lexists(free):
-        number += 1
-        free = f"{path}-{number}"
-    return free
