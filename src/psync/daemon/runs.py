@@ -117,7 +117,10 @@ class Runs:
         if known is not None:
             return self._runs[known]
         if self._refusing:
-            raise Refused("the daemon is being stopped; it starts no run any more")
+            raise Refused(
+                "the daemon is being stopped; it starts no run any more",
+                hint="wait a moment, then try again",
+            )
         _check(spec)
         run_id = secrets.token_hex(5)
         run = Run(run_id, os.path.join(self._directory, run_id), self)
@@ -196,7 +199,10 @@ class Runs:
         except Exception as error:
             if not isinstance(error, LaunchError):
                 logger.exception("run %s could not be launched", run.id)
-                error = LaunchError("the run could not be started on the daemon host")
+                error = LaunchError(
+                    "the run could not be started on the daemon host",
+                    hint="the daemon's log says more",
+                )
             self._forget(run)
             run.failed(error)
             self._note_idle()
