@@ -25,8 +25,6 @@ PATIENCE = 2.0
 LAST_PATIENCE = 5.0
 """Seconds the daemon has to end a run that is to be killed, before psync leaves without it."""
 
-HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-
 
 class Ladder:
     """Turns signals to this process into requests for a run.

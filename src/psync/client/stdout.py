@@ -292,7 +292,7 @@ class OutputWriter:
             self._progress()
 
     def close(self) -> None:
-        """Let the threads end once they have written what waits."""
+        """Let go once what waits is written; does not wait for it."""
         for writer in self._writers.values():
             writer.close()
 
