@@ -5,10 +5,19 @@ Paths, arguments and environment are ``bytes``, as the kernel has them; text is 
 
 from __future__ import annotations
 
+import re
 import signal
 from enum import IntEnum, StrEnum
 
 import msgspec
+
+PROJECT_ID = r"[a-z0-9][a-z0-9._-]{0,79}"
+"""What a project's ID looks like: one harmless file name."""
+
+
+def is_project_id(text: str) -> bool:
+    """Whether ``text`` may name a project's directory on the daemon host."""
+    return re.fullmatch(PROJECT_ID, text) is not None
 
 
 class Stream(IntEnum):

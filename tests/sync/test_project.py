@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psync.errors import UsageError
-from psync.sync.project import Project, find_project, is_project_id, project_id
+from psync.model import is_project_id
+from psync.sync.project import Project, find_project, project_id
 
 
 def find(

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 from psync.errors import ConnectionLost, Fault, ProtocolError, PsyncError, from_code
 from psync.protocol.messages import (
     HEARTBEAT_TIMEOUT,
+    MAX_CHANNEL,
     Message,
     OpenProject,
     ProjectOpened,
@@ -34,8 +35,6 @@ FIRST_PAUSE = 0.1
 
 LONGEST_PAUSE = 5.0
 """Seconds between later attempts; each pause is shortened by up to half, at random."""
-
-MAX_CHANNEL = 0xFFFF
 
 
 class Attachment(Protocol):

@@ -10,19 +10,17 @@ rsync writes only inside directories that carry the marker, and runs start only 
 from __future__ import annotations
 
 import os
-import re
 import time
 
 import msgspec
 
 from psync.errors import ConfigError, DestinationError, Refused
+from psync.model import is_project_id
 from psync.paths import private_directory, write_atomic
 from psync.text import printable
 
 FORMAT = 1
 """Version of the marker's format."""
-
-_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 
 
 class Marker(msgspec.Struct, frozen=True):
@@ -59,7 +57,7 @@ class Projects:
         Raises:
             Refused: that is not a project's ID.
         """
-        if not _ID.fullmatch(project):
+        if not is_project_id(project):
             raise Refused(f"{printable(project)} is not a project's ID")
         return os.path.join(self.root, project)
 
@@ -145,7 +143,8 @@ class Projects:
             pass  # a file is there; starting the run says so
         except OSError as error:
             raise DestinationError(
-                f"{printable(absolute)} cannot be made on the daemon host: {error.strerror}"
+                f"{printable(absolute)} cannot be made on the daemon host: {error.strerror}",
+                hint="look at that path there; removing it and syncing again is safe",
             ) from error
         return absolute
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from enum import Enum
 
+import msgspec
+
 from psync.errors import ConnectionLost, ProtocolError, PsyncError, from_code
 from psync.model import Stream
 from psync.protocol.codec import decode, encode
@@ -188,8 +190,8 @@ class Connection:
                 hint="install the same version of psync on both sides",
             )
         if self.side is Side.DAEMON:
-            version = max(common)
-            self._outgoing.append(encode(_with_version(self._hello, version)))
+            answer = msgspec.structs.replace(self._hello, versions=(max(common),))
+            self._outgoing.append(encode(answer))
         elif hello.facts is None:
             raise ProtocolError("the daemon's hello says nothing about its host")
         self.peer = hello
@@ -205,16 +207,6 @@ class Connection:
 def error_message(error: PsyncError) -> Error:
     """Return the ``Error`` that tells the peer about ``error``."""
     return Error(code=error.code, message=error.message[:4000], hint=error.hint[:4000])
-
-
-def _with_version(hello: Hello, version: int) -> Hello:
-    return Hello(
-        versions=(version,),
-        software=hello.software,
-        features=hello.features,
-        limits=hello.limits,
-        facts=hello.facts,
-    )
 
 
 def client_hello(software: str) -> Hello:

@@ -22,7 +22,7 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta, Struct
 
-from psync.model import ExitStatus, HostFacts, RunSpec, RunState, Stream
+from psync.model import PROJECT_ID, ExitStatus, HostFacts, RunSpec, RunState, Stream
 
 VERSION = 1
 """The one version of the protocol there is. ``hello`` negotiates among several."""
@@ -42,6 +42,9 @@ WINDOW_OUTPUT = 4 * 1024 * 1024
 WINDOW_STDIN = 256 * 1024
 """How many bytes of stdin may be on their way unacknowledged, per channel."""
 
+MAX_CHANNEL = 0xFFFF
+"""Largest number of a channel; 0 is the connection itself."""
+
 HEARTBEAT_INTERVAL = 5.0
 """Seconds of silence after which a side sends a ping."""
 
@@ -54,9 +57,11 @@ HELLO_TIMEOUT = 5.0
 RAW = 0x80
 OPTIONAL = 0x40
 
+Channel = Annotated[int, Meta(ge=1, le=MAX_CHANNEL)]
+RequestNumber = Annotated[int, Meta(ge=1)]
 Name = Annotated[str, Meta(max_length=200)]
 Word = Annotated[str, Meta(max_length=64, pattern=r"\A[A-Za-z0-9_.+-]+\Z")]
-ProjectID = Annotated[str, Meta(pattern=r"\A[a-z0-9][a-z0-9._-]{0,79}\Z")]
+ProjectID = Annotated[str, Meta(pattern=rf"\A{PROJECT_ID}\Z")]
 RunID = Annotated[str, Meta(pattern=r"\A[a-z0-9]{1,32}\Z")]
 RequestID = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_-]{16,64}\Z")]
 Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -150,7 +155,7 @@ class OpenProject(Control, frozen=True, kw_only=True):
     """
 
     TYPE = 0x10
-    request: Annotated[int, Meta(ge=1)]
+    request: RequestNumber
     project: ProjectID
     source: bytes
     host: Name
@@ -165,7 +170,7 @@ class ProjectOpened(Control, frozen=True, kw_only=True):
     """
 
     TYPE = 0x11
-    request: Annotated[int, Meta(ge=1)]
+    request: RequestNumber
     path: bytes
 
 
@@ -173,7 +178,7 @@ class RequestRefused(Control, frozen=True, kw_only=True):
     """Daemon: a numbered request was refused; the connection goes on."""
 
     TYPE = 0x12
-    request: Annotated[int, Meta(ge=1)]
+    request: RequestNumber
     code: Word
     message: Text
     hint: Text = ""
@@ -189,7 +194,7 @@ class Start(Control, frozen=True, kw_only=True):
     """
 
     TYPE = 0x20
-    channel: Annotated[int, Meta(ge=1, le=0xFFFF)]
+    channel: Channel
     request_id: RequestID
     spec: RunSpec
 
@@ -204,7 +209,7 @@ class Attach(Control, frozen=True, kw_only=True):
     """
 
     TYPE = 0x21
-    channel: Annotated[int, Meta(ge=1, le=0xFFFF)]
+    channel: Channel
     run: RunID
     offset: Offset
 
@@ -220,7 +225,7 @@ class Attached(Control, frozen=True, kw_only=True):
     """
 
     TYPE = 0x22
-    channel: Annotated[int, Meta(ge=1, le=0xFFFF)]
+    channel: Channel
     run: RunID
     state: RunState
     stdin: Offset
@@ -230,7 +235,7 @@ class Refused(Control, frozen=True, kw_only=True):
     """Daemon: ``Start`` or ``Attach`` was refused, or the attachment ended for this reason."""
 
     TYPE = 0x23
-    channel: Annotated[int, Meta(ge=1, le=0xFFFF)]
+    channel: Channel
     code: Word
     message: Text
     hint: Text = ""
@@ -240,7 +245,7 @@ class Detach(Control, frozen=True, kw_only=True):
     """Client: I leave this run on purpose; it goes on."""
 
     TYPE = 0x24
-    channel: Annotated[int, Meta(ge=1, le=0xFFFF)]
+    channel: Channel
 
 
 class Exited(Control, frozen=True, kw_only=True):
@@ -255,7 +260,7 @@ class Exited(Control, frozen=True, kw_only=True):
     """
 
     TYPE = 0x25
-    channel: Annotated[int, Meta(ge=1, le=0xFFFF)]
+    channel: Channel
     end: Offset
     status: ExitStatus
     error: Word | None = None
@@ -271,7 +276,7 @@ class Signal(Control, frozen=True, kw_only=True):
     """
 
     TYPE = 0x30
-    channel: Annotated[int, Meta(ge=1, le=0xFFFF)]
+    channel: Channel
     name: Annotated[str, Meta(pattern=r"\ASIG[A-Z0-9+]{2,12}\Z")]
 
 
@@ -284,7 +289,7 @@ class Stop(Control, frozen=True, kw_only=True):
     """
 
     TYPE = 0x31
-    channel: Annotated[int, Meta(ge=1, le=0xFFFF)]
+    channel: Channel
     kill: bool
 
 
@@ -292,7 +297,7 @@ class CloseOutput(Control, frozen=True, kw_only=True):
     """Client: nobody reads this stream any more; the program gets SIGPIPE when it writes."""
 
     TYPE = 0x32
-    channel: Annotated[int, Meta(ge=1, le=0xFFFF)]
+    channel: Channel
     stream: Stream
 
 
@@ -300,14 +305,14 @@ class StdinClosed(Control, frozen=True, kw_only=True):
     """Daemon: the program closed its stdin; sending more is pointless, not wrong."""
 
     TYPE = 0x33
-    channel: Annotated[int, Meta(ge=1, le=0xFFFF)]
+    channel: Channel
 
 
 class Gap(Control, frozen=True, kw_only=True):
     """Daemon: output was dropped by the run's overflow policy; data goes on at ``end``."""
 
     TYPE = 0x34
-    channel: Annotated[int, Meta(ge=1, le=0xFFFF)]
+    channel: Channel
     start: Offset
     end: Offset
 

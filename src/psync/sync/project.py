@@ -11,15 +11,11 @@ import msgspec
 from psync.errors import UsageError
 from psync.text import printable
 
-PROJECT_ID = r"[a-z0-9][a-z0-9._-]{0,79}"
-"""What a project's ID looks like: one harmless file name."""
-
 CONFIG_NAME = b"psync.toml"
 
 VCS = (b".git", b".hg", b".jj", b".svn")
 """The entries that mark the root of a working copy. They are never synced."""
 
-_PROJECT_ID = re.compile(PROJECT_ID)
 _SLUG_LENGTH = 40
 
 
@@ -38,11 +34,6 @@ class Project(msgspec.Struct, frozen=True):
     root: bytes
     name: str
     unbounded: bool = False
-
-
-def is_project_id(text: str) -> bool:
-    """Whether ``text`` may name a project's directory on the daemon host."""
-    return _PROJECT_ID.fullmatch(text) is not None
 
 
 def project_id(client_id: str, root: bytes) -> str:
