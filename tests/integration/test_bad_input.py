@@ -413,8 +413,7 @@ def test_a_full_disk_starts_nothing_and_keeps_the_old_files(small_disk: Field) -
     assert "the disk is full on there" in line
     assert runs(field) == before
     assert field.psync("run", "--no-sync", "./x").stdout == b"old\n"
-    (mirror,) = field.mirrors()
-    shutil.rmtree(mirror / "tree/.psync-partial")  # somebody frees some space
+    # what had arrived does not keep the disk full
     assert field.psync("run", "./x").stdout == b"new\n"
 
 
@@ -518,7 +517,7 @@ async def test_a_daemon_of_another_version(field: Field) -> None:
         serving = await listen(
             sock,
             tls=server_context(server.certificate, server.key, server.ca),
-            hello=Hello(versions=(99,), software="psync-server 99.0", facts=FACTS),
+            hello=lambda: Hello(versions=(99,), software="psync-server 99.0", facts=FACTS),
             origins=(),
             accept=links.append,
         )

@@ -5,7 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psync.errors import DestinationError, PsyncError, SSHError, SyncError, ToolMissing
-from psync.sync.blame import MirrorMissing, dangling_links, rsync_error, ssh_error, unescape
+from psync.sync.blame import (
+    DiskFull,
+    MirrorMissing,
+    dangling_links,
+    rsync_error,
+    ssh_error,
+    unescape,
+)
 
 
 def blame(status: int, said: bytes, host: str | None = "laptop") -> PsyncError:
@@ -30,7 +37,7 @@ CASES: list[tuple[int, bytes, type[PsyncError], str]] = [
         11,
         b'rsync: [receiver] write failed on "/m/game-1/tree/a\\#033b": '
         b"No space left on device (28)\n",
-        DestinationError,
+        DiskFull,
         "the disk is full on laptop: No space left on device for /m/game-1/tree/a\\\\x1bb",
     ),
     (

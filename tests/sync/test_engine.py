@@ -267,6 +267,10 @@ def test_a_full_disk_is_named_and_the_old_file_stays(small_disk: World) -> None:
     assert "No space left on device" in error.message
     assert "df -h" in error.hint
     assert small_disk.mirrored()["tree/big"] == b"old"
+    # and what had arrived does not keep it full
+    assert not list(small_disk.projects.rglob(".psync-partial"))
+    small_disk.file("other", os.urandom(500_000))
+    assert small_disk.sync(small_disk.plan(assets=["other"])).wait().files == 1
 
 
 def test_a_destination_that_is_not_writable(anywhere: World) -> None:

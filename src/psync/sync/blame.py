@@ -19,6 +19,10 @@ class MirrorMissing(DestinationError):
     code = "mirror-missing"
 
 
+class DiskFull(DestinationError):
+    """The daemon host has no space left for the files."""
+
+
 _SHOWN = 5  # files named in one message
 
 # rsync 3.2 says which side speaks; before, only what it was doing tells.
@@ -31,6 +35,7 @@ _ESCAPE = re.compile(rb"\\#([0-7]{3})")
 _BLOCKED = re.compile(rb"^could not make way for new [^:]*: (.*)$", re.MULTILINE)
 _NO_REFERENT = re.compile(rb'symlink has no referent: "(.*)"')
 
+_NO_SSH = re.compile(rb"Failed to exec (.*): ([^:]*) \(\d+\)$", re.MULTILINE)
 _HOST_KEY_CHANGED = re.compile(rb"REMOTE HOST IDENTIFICATION HAS CHANGED")
 _REMOVE_WITH = re.compile(rb"^\s*(ssh-keygen .*-R .*?)\s*$", re.MULTILINE)
 _NETWORK = re.compile(
@@ -95,6 +100,11 @@ def rsync_error(
     failures = _file_failures(said)
     theirs = [failure for failure in failures if not failure.sending]
 
+    if status == 14 and (found := _NO_SSH.search(said)):
+        return ToolMissing(
+            f"ssh cannot be started on this machine: {printable(found[1])}: {printable(found[2])}",
+            hint="install it, for example: sudo apt install openssh-client; or correct PSYNC_SSH",
+        )
     if status in (126, 127) or _shell_found_no_rsync(said):
         return ToolMissing(
             f"rsync cannot be started {place}: {reason}",
@@ -102,7 +112,7 @@ def rsync_error(
         )
     for failure in theirs:
         if failure.errno in (28, 122):  # ENOSPC, EDQUOT
-            return DestinationError(
+            return DiskFull(
                 f"the disk is full {place}: {failure.reason} for {failure.name}",
                 hint=f"free some space there (df -h {printable(mirror)}) and run it again",
             )

@@ -6,10 +6,14 @@ import os
 
 import msgspec
 
+from psync.errors import PsyncError
 from psync.model import Tool
-from psync.sync.rsync import Remote
+from psync.sync.rsync import PARTIAL_DIR, Remote
 from psync.sync.ssh import SharedConnection
 from psync.sync.tools import check_rsync
+
+DISCARD_TIMEOUT = 30.0
+"""Seconds that removing unfinished files on the other side may take."""
 
 
 class LocalEndpoint(msgspec.Struct, frozen=True):
@@ -45,6 +49,16 @@ class LocalEndpoint(msgspec.Struct, frozen=True):
     def remote(self) -> Remote | None:
         """How rsync reaches the other side: it is here."""
         return None
+
+    def discard_unfinished(self, mirror: bytes) -> None:
+        """Remove what broken transfers have left in a project's directory, as far as possible."""
+        import shutil
+
+        name = os.fsencode(PARTIAL_DIR)
+        for directory, names, _ in os.walk(mirror):
+            if name in names:
+                names.remove(name)
+                shutil.rmtree(os.path.join(directory, name), ignore_errors=True)
 
 
 class SSHEndpoint:
@@ -105,6 +119,16 @@ class SSHEndpoint:
             address=self.connection.target.address,
             rsync=os.fsencode(self.rsync.path),
         )
+
+    def discard_unfinished(self, mirror: bytes) -> None:
+        """Remove what broken transfers have left in a project's directory, as far as possible."""
+        find = [b"find", mirror, b"-type", b"d", b"-name", os.fsencode(PARTIAL_DIR), b"-prune"]
+        try:
+            self.connection.run(
+                [*find, b"-exec", b"rm", b"-rf", b"{}", b"+"], timeout=DISCARD_TIMEOUT
+            )
+        except PsyncError:
+            pass  # the error that led here is the one to be told
 
 
 Endpoint = LocalEndpoint | SSHEndpoint

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from psync.errors import Interrupted, SSHError, SyncError
+from psync.sync.blame import DiskFull
 from psync.sync.endpoint import Endpoint
 from psync.sync.lock import Holder, ProjectLock
 from psync.sync.plan import SyncPlan, Tree
@@ -116,7 +117,8 @@ class Sync:
         """Finish the sync; blocks. Begins it too, if ``start`` was not called.
 
         When this raises, nothing of the sync is running any more, the lock is free, and every file
-        in the mirror is the old one or the whole new one; the next sync continues from there.
+        in the mirror is the old one or the whole new one; the next sync continues from there,
+        unless the disk was full: then unfinished files are removed.
 
         Raises:
             MirrorMissing: the daemon has no directory for this project yet; have it made, and use
@@ -143,6 +145,11 @@ class Sync:
             self._stop()
             self._rounds = _rounds(self.plan)
             return self._transfer()
+        except DiskFull:
+            # What has arrived would keep the disk full, and with it every program that writes.
+            self._stop()
+            self._endpoint.discard_unfinished(self._mirror)
+            raise
         finally:
             self.close()
 

@@ -3,7 +3,8 @@
 What the options promise:
 
 - a file is written under another name and renamed, so that one that is being executed is replaced;
-  what an interrupted transfer leaves is in ``.psync-partial`` directories only, and is used again;
+  what an interrupted transfer leaves is in ``.psync-partial`` directories only, and is used again
+  (unless the disk was full, see ``engine``);
 - all files change their names together at the end (``--delay-updates``);
 - a file is the same when size and time are, to the nanosecond: a rebuild within the second is sent;
 - owner and group are the daemon's, nothing is set-user-ID, and nobody else may write.
