@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.supervisor.support import Launcher, Runs, python
 
-from psync.daemon.supervised import SupervisorLink
+from psync.daemon.supervised import MOST_WAITING, SupervisorLink
 from psync.supervisor import wire
 from psync.supervisor.channel import listen
 
@@ -106,3 +106,31 @@ async def test_garbage_ends_the_connection(
         assert heard.frames.empty()
     assert "garbage" in caplog.text
     assert isinstance(there, socket.socket)
+
+
+@pytest.mark.parametrize("connected", [False, True])
+async def test_what_waits_for_a_supervisor_that_hangs_is_bounded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, connected: bool
+) -> None:
+    frame = wire.Stdin(0, bytes(65536)).encode()
+    sent = 2 * MOST_WAITING // len(frame)
+    with listen(str(tmp_path)) as listener:
+        link = SupervisorLink()
+        if connected:
+            await link.connect(str(tmp_path))
+        for _ in range(sent):
+            link.send(frame)
+        if not connected:
+            await link.connect(str(tmp_path))
+        there, _ = await asyncio.get_running_loop().sock_accept(listener)
+        assert link._transport is not None
+        link._transport.write_eof()
+        with there:
+            there.setblocking(False)
+            arrived = 0
+            while data := await asyncio.get_running_loop().sock_recv(there, 1 << 20):
+                arrived += len(data)
+        link.close()
+    assert 0 < arrived < sent * len(frame)
+    assert arrived % len(frame) == 0
+    assert caplog.text.count("does not read") == 1

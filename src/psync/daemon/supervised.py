@@ -1,7 +1,7 @@
 """The daemon's end of a supervisor's socket: frames out, events in, never blocking.
 
 The supervisor is another process that outlives this one. Frames sent before the socket is
-connected wait; there are few of them, because stdin is bounded by its window.
+connected wait, and so do those that a supervisor does not read.
 """
 
 from __future__ import annotations
@@ -13,6 +13,11 @@ from collections.abc import Callable
 
 from psync.supervisor import wire
 from psync.supervisor.record import connect_path
+
+MOST_WAITING = 4 * 1024 * 1024
+"""Bytes that may wait for one supervisor, many times what the window of stdin lets through. Only a
+client that sends signals without end to a supervisor that hangs gets there; then frames are
+dropped. Stdin that is dropped is noticed by the supervisor, and sent again."""
 
 logger = logging.getLogger("psync.supervised")
 
@@ -37,7 +42,8 @@ class SupervisorLink(asyncio.Protocol):
         self.on_closed: Callable[[], None] = _ignore
         self._decoder = wire.FrameDecoder(wire.FROM_SUPERVISOR)
         self._transport: asyncio.WriteTransport | None = None
-        self._waiting: list[bytes] = []
+        self._waiting = bytearray()
+        self._dropping = False
         self._closed = False
 
     async def connect(self, run_directory: str) -> None:
@@ -56,11 +62,20 @@ class SupervisorLink(asyncio.Protocol):
                 os.close(fd)
 
     def send(self, frame: bytes) -> None:
-        """Send an encoded frame; dropped silently once the supervisor is gone."""
-        if self._transport is not None:
-            self._transport.write(frame)
+        """Send an encoded frame; dropped silently once the supervisor is gone.
+
+        Beyond ``MOST_WAITING`` it is dropped too, which is logged once.
+        """
+        transport = self._transport
+        waiting = len(self._waiting) if transport is None else transport.get_write_buffer_size()
+        if waiting + len(frame) > MOST_WAITING:
+            if not self._dropping:
+                self._dropping = True
+                logger.error("a supervisor does not read; what is sent to it is dropped")
+        elif transport is not None:
+            transport.write(frame)
         elif not self._closed:
-            self._waiting.append(frame)
+            self._waiting += frame
 
     def close(self) -> None:
         """Close the connection for good; the run goes on. What is sent from now on is dropped."""
@@ -78,7 +93,7 @@ class SupervisorLink(asyncio.Protocol):
             return
         self._transport = transport
         if self._waiting:
-            transport.write(b"".join(self._waiting))
+            transport.write(bytes(self._waiting))
             self._waiting.clear()
 
     def data_received(self, data: bytes) -> None:
