@@ -116,7 +116,6 @@ def test_the_users_configuration_does_not_get_in_the_way(control: Path) -> None:
 
 def test_forwarding(connection: SharedConnection, sshd: PrivateSSHD) -> None:
     path = connection.forward(sshd.port)
-    assert connection.forward_path == path
     assert greeting(path) == b"SSH-"
     assert stat.S_IMODE(os.stat(path).st_mode) & 0o077 == 0
     assert connection.forward(sshd.port) == path
@@ -137,15 +136,6 @@ def test_forwarding_survives_a_new_master(connection: SharedConnection, sshd: Pr
     connection.open()
     assert greeting(connection.forward(sshd.port)) == b"SSH-"
     assert len(path) < 100
-
-
-def test_forwarding_that_comes_with_opening(sshd: PrivateSSHD, control: Path) -> None:
-    path = os.fsencode(control / "daemon")
-    connection = SharedConnection(shared(sshd, control).target, forward=(path, sshd.port))
-    connection.open()
-    assert connection.forward_path == path
-    assert greeting(path) == b"SSH-"
-    connection.close()
 
 
 def test_forwarding_needs_an_open_connection(sshd: PrivateSSHD, control: Path) -> None:

@@ -93,8 +93,6 @@ class SharedConnection:
 
     Args:
         target: where to connect.
-        forward: a unix socket to make here and the loopback port over there it leads to, each time
-            the connection is opened; ``forward()`` does the same with a name of its own.
         on_notice: called with each line of ssh that wants the user to do something while it logs in
             ("Confirm user presence for key"); questions it asks on the terminal itself.
     """
@@ -103,12 +101,9 @@ class SharedConnection:
         self,
         target: SSHTarget,
         *,
-        forward: tuple[bytes, int] | None = None,
         on_notice: Callable[[str], None] | None = None,
     ) -> None:
         self.target = target
-        self.forward_path: bytes | None = forward[0] if forward else None
-        self._forward = forward
         self._on_notice = on_notice
         self._sharing = True
         self._cancelled = False
@@ -161,8 +156,6 @@ class SharedConnection:
             self._log_in()
         finally:
             os.close(lock)
-        if self._forward is not None:
-            self._ask_forward(*self._forward)
 
     def forward(self, port: int) -> bytes:
         """Make a unix socket here lead to loopback port ``port`` over there; return its path.
@@ -181,7 +174,6 @@ class SharedConnection:
         if not os.path.exists(path):  # cleaned up by somebody, while the master thinks it is there
             self._cancel_forward(path)
             self._ask_forward(path, port)
-        self.forward_path = path
         return path
 
     def close(self) -> None:
