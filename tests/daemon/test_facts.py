@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import psync
-from psync.daemon.facts import find_rsync, host_facts, server_executable
+from psync.daemon.facts import Facts, find_rsync, host_facts, server_executable
 from psync.model import Tool
 
 
@@ -58,3 +58,27 @@ def test_an_rsync_that_hangs_counts_as_missing(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("psync.daemon.facts.PROBE_TIMEOUT", 0.1)
     assert find_rsync() is None
+
+
+def test_an_rsync_that_comes_changes_and_goes_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    facts = Facts(b"/projects")
+    assert facts.current().rsync is None
+    rsync(tmp_path, "echo 'rsync  version 2.6.9  protocol version 29'")
+    assert facts.current().rsync == Tool(f"{tmp_path}/rsync", "2.6.9")
+    (tmp_path / "rsync").unlink()
+    rsync(tmp_path, "echo 'rsync  version 3.10.11  protocol version 31'")
+    assert facts.current().rsync == Tool(f"{tmp_path}/rsync", "3.10.11")
+    (tmp_path / "rsync").unlink()
+    assert facts.current().rsync is None
+
+
+def test_an_rsync_that_stays_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = tmp_path / "asked"
+    rsync(tmp_path, f"echo x >> {asked}; echo 'rsync  version 3.2.7  protocol version 31'")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    facts = Facts(b"/projects")
+    assert facts.current() is facts.current()
+    assert asked.read_text() == "x\n"

@@ -74,7 +74,7 @@ class Host:
         server = await listen(
             sock,
             tls=self.server_tls,
-            hello=hello,
+            hello=lambda: hello,
             origins={"https://good.example"},
             accept=self.accept,
         )

@@ -14,6 +14,7 @@ import msgspec
 
 from psync.client.hosts import shared_connection
 from psync.client.targets import TargetFiles, TargetSpec
+from psync.errors import ToolMissing
 from psync.model import HostFacts
 from psync.paths import ClientPaths
 from psync.sync.endpoint import Endpoint, LocalEndpoint, SSHEndpoint
@@ -43,11 +44,16 @@ class EarlySync(msgspec.Struct, frozen=True):
 
     Attributes:
         sync: started.
-        projects_root: where it goes to; right only if the daemon says the same.
+        facts: what it assumes of the host.
     """
 
     sync: Sync
-    projects_root: bytes
+    facts: HostFacts
+
+    def fits(self, facts: HostFacts) -> bool:
+        """Whether the daemon's own word leaves what was assumed standing."""
+        assumed = self.facts
+        return (assumed.projects_root, assumed.rsync) == (facts.projects_root, facts.rsync)
 
 
 def endpoint_of(spec: TargetSpec, paths: ClientPaths, facts: HostFacts) -> Endpoint:
@@ -90,6 +96,10 @@ def begin(
     endpoint = endpoint_of(spec, paths, record.facts)
     if not endpoint.ready():
         return None
+    try:
+        endpoint.check()
+    except ToolMissing:
+        return None  # so it was; the daemon says whether it still is
     sync = new_sync(plan, endpoint, paths, reports)
     sync.start()
-    return EarlySync(sync, record.facts.projects_root)
+    return EarlySync(sync, record.facts)

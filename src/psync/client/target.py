@@ -239,7 +239,7 @@ class Target:
         waiting = asyncio.create_task(in_thread(sync.wait, sync.cancel))
         try:
             await self.open()
-            if self.facts.projects_root != early.projects_root:
+            if not early.fits(self.facts):
                 return None
             return await waiting
         except MirrorMissing:

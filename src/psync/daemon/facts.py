@@ -7,6 +7,8 @@ import shutil
 import socket
 import sys
 
+import msgspec
+
 import psync
 from psync.errors import ToolMissing
 from psync.model import HostFacts, Tool
@@ -28,6 +30,41 @@ def host_facts(projects_root: bytes) -> HostFacts:
         server=server_executable(),
         software=f"psync-server {psync.__version__}",
     )
+
+
+class Facts:
+    """What is true of this host, for as long as the daemon runs.
+
+    An rsync that was installed, replaced or removed meanwhile is noticed: clients are told what is
+    the case when they connect. That costs a look at PATH, and a process only after a change.
+
+    Args:
+        projects_root: absolute directory of the mirrors.
+    """
+
+    def __init__(self, projects_root: bytes) -> None:
+        self._seen = _rsync_file()
+        self._facts = host_facts(projects_root)
+
+    def current(self) -> HostFacts:
+        """Return the facts as they are now. Blocks while a changed rsync says its version."""
+        seen = _rsync_file()
+        if seen != self._seen:
+            self._seen = seen
+            self._facts = msgspec.structs.replace(self._facts, rsync=find_rsync())
+        return self._facts
+
+
+def _rsync_file() -> tuple[str, int, int, int] | None:
+    """Return what tells one rsync on PATH from another without asking it."""
+    path = shutil.which("rsync")
+    if path is None:
+        return None
+    try:
+        status = os.stat(path)
+    except OSError:  # it was there a moment ago
+        return None
+    return path, status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def find_rsync() -> Tool | None:

@@ -21,7 +21,7 @@ import psync
 from psync.daemon.access import AccessList
 from psync.daemon.clients import ClientConnection
 from psync.daemon.descriptors import raise_limit
-from psync.daemon.facts import host_facts
+from psync.daemon.facts import Facts
 from psync.daemon.launcher import Launcher
 from psync.daemon.listening import Presence, bind, name_of, read_presence, write_presence
 from psync.daemon.lock import DaemonLock
@@ -116,8 +116,12 @@ class Daemon:
 
     async def _serve(self, ready: Callable[[Presence], None]) -> None:
         identity = ensure_server_identity(self._paths.ca)
-        facts = host_facts(os.fsencode(self._settings.projects))
-        hello = Hello(versions=(VERSION,), software=facts.software, facts=facts)
+        facts = Facts(os.fsencode(self._settings.projects))
+
+        def hello() -> Hello:
+            known = facts.current()
+            return Hello(versions=(VERSION,), software=known.software, facts=known)
+
         last = read_presence(self._paths.record)
         sockets = bind(list(self._settings.listen), last_port=last.port if last else 0)
         tls = server_context(identity.certificate, identity.key, identity.ca)

@@ -29,7 +29,7 @@ async def listen(
     sock: socket.socket,
     *,
     tls: ssl.SSLContext,
-    hello: Hello,
+    hello: Callable[[], Hello],
     origins: Collection[str],
     accept: Callable[[Link], None],
 ) -> asyncio.Server:
@@ -38,7 +38,7 @@ async def listen(
     Args:
         sock: a bound stream socket; the server owns it from now on.
         tls: see ``tls.server_context``; it demands a client certificate.
-        hello: what the daemon says to every client.
+        hello: returns what the daemon says to a client that has just connected.
         origins: ``Origin`` headers that are allowed. Browsers always send one and psync never does,
             so a web page cannot use the certificate in the user's browser.
         accept: called for each connection after TLS and the websocket handshake, before the peer's
@@ -61,7 +61,7 @@ async def listen(
         response = picows.WSUpgradeResponse.create_101_response(
             {"Sec-WebSocket-Protocol": SUBPROTOCOL}
         )
-        return picows.WSUpgradeResponseWithListener(response, _Accepted(hello, accept))
+        return picows.WSUpgradeResponseWithListener(response, _Accepted(hello(), accept))
 
     return await picows.ws_create_server(
         upgrade,
