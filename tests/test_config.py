@@ -243,6 +243,17 @@ def test_a_directory_in_place_of_the_file(home: Home) -> None:
         home.client()
 
 
+@pytest.mark.parametrize("device", [False, True])
+def test_no_regular_file_in_place_of_the_file(home: Home, device: bool) -> None:
+    path = home.project / "psync.toml"
+    if device:
+        path.symlink_to("/dev/zero")
+    else:
+        os.mkfifo(path)  # opening it would wait for ever
+    with pytest.raises(ConfigError, match="it is not a regular file"):
+        home.client()
+
+
 def test_nested_too_deeply(home: Home) -> None:
     home.shared(f"a = {'[' * 100_000}")
     with pytest.raises(ConfigError, match=r"psync\.toml.*: not valid TOML"):

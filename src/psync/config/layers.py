@@ -7,6 +7,7 @@ value came from. Everything unknown or wrong is a ``ConfigError`` that names fil
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -53,8 +54,11 @@ def file_layer(path: str, shown: str, schema: Schema) -> Layer | None:
         ConfigError: it cannot be read, is not TOML, or holds a key or value that it may not.
     """
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        # not blocking: opening a named pipe would wait for somebody to write
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as f:
+            if not stat.S_ISREG(os.fstat(f.fileno()).st_mode):
+                raise ConfigError(f"{shown}: cannot read it: it is not a regular file")
+            data = f.read()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
