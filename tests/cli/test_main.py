@@ -116,3 +116,27 @@ def test_the_common_path_starts_without_what_it_does_not_need() -> None:
         timeout=50,
     )
     assert set(done.stdout.split()) & heavy == set()
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["run", "--help"], ["targets"]])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_what_cannot_be_printed_is_a_failure(
+    tmp_path: Path, words: list[str], unbuffered: str
+) -> None:
+    environ = {"HOME": str(tmp_path), "PYTHONPATH": SOURCES, "PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*COMMAND, *words], stdout=full, stderr=subprocess.PIPE, timeout=50, env=environ
+        )
+    said = b"psync: stdout could not be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (125, said)
+
+
+def test_a_closed_stdout_is_no_failure(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@" >&-', "sh", *COMMAND, "--version"],
+        stderr=subprocess.PIPE,
+        timeout=50,
+        env={"HOME": str(tmp_path), "PYTHONPATH": SOURCES},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")

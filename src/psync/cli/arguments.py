@@ -6,6 +6,7 @@ import argparse
 import os
 from typing import NoReturn
 
+from psync.cli.output import show
 from psync.errors import UsageError
 
 
@@ -26,6 +27,10 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        """Print the help text as everything else is printed; argparse would hide a failure."""
+        show(message)
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print and exit with."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import psync
 from psync.cli.imports import import_msgspec
-from psync.cli.output import report, say
+from psync.cli.output import report, say, show
 from psync.errors import Interrupted, PsyncError, UsageError
 
 COMMANDS = ("run", "sync", "pair", "targets")
@@ -69,10 +69,13 @@ def dispatch(argv: Sequence[str]) -> int:
     """
     word = argv[0] if argv else ""
     if word in ("-h", "--help", "help", ""):
-        (sys.stdout if word else sys.stderr).write(HELP)
-        return 0 if word else 2
+        if word:
+            show(HELP)
+            return 0
+        sys.stderr.write(HELP)
+        return 2
     if word in ("-V", "--version"):
-        print(f"psync {psync.__version__}")
+        show(f"psync {psync.__version__}\n")
         return 0
     if word not in COMMANDS:
         from difflib import get_close_matches

@@ -26,6 +26,23 @@ BAR_AFTER = 0.3
 """Seconds a transfer may take before a progress bar appears: what is over sooner needs none."""
 
 
+def show(text: str) -> None:
+    """Print what was asked for (a list, a help text) on stdout; that nobody reads it is no failure.
+
+    Raises:
+        PsyncError: it could not be written.
+    """
+    if sys.stdout is None:  # closed before this process began
+        return
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        pass
+    except OSError as error:
+        raise PsyncError(f"stdout could not be written: {error.strerror}") from error
+
+
 def say(text: str, *, wait: bool = True) -> None:
     """Print one line for people on stderr.
 

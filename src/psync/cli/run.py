@@ -226,10 +226,11 @@ class Foreground:
             pump.stop()
             ladder.close()
             writer.close()
-        _tell_failure(writer)
+        complete = _tell_failure(writer)
         if status.lost:
             say("the run was lost: nobody knows how it ended; its supervisor left no record")
-        return status.returncode
+        # a success of which a part is missing here is none: `psync run ./make > list && use list`
+        return status.returncode if complete else status.returncode or PsyncError.exit_status
 
     def _status(self, ending: asyncio.Future[ExitStatus]) -> ExitStatus:
         """Return how the run ended; say what to do about a program that could not be executed."""
@@ -260,9 +261,11 @@ def _tell_gap(count: int) -> None:
     say_now(f"{size(count)} of output were dropped there")
 
 
-def _tell_failure(writer: OutputWriter) -> None:
+def _tell_failure(writer: OutputWriter) -> bool:
+    """Say what of the output is missing; return whether all of it could be written."""
     if writer.discarded:
         say(f"{size(writer.discarded)} of output were dropped with the kill")
     failure = writer.failure()
     if failure is not None:
         say(f"output could not be written: {failure.strerror}")
+    return failure is None

@@ -6,6 +6,7 @@ import os
 
 from psync.api import target_spec
 from psync.cli.arguments import Parser
+from psync.cli.output import show
 from psync.client.targets import LOCAL, TargetFiles, TargetRecord
 from psync.config import ClientConfig, TargetConfig, load_client
 from psync.errors import PsyncError
@@ -24,14 +25,16 @@ def main(argv: list[str]) -> int:
     if options.json:
         import json
 
-        print(json.dumps(rows, indent=2))
+        show(f"{json.dumps(rows, indent=2)}\n")
         return 0
     name_width = max(len(str(row["name"])) for row in rows)
     host_width = max(len(str(row["host"] or "this machine")) for row in rows)
+    lines = []
     for row in rows:
         mark = "*" if row["default"] else " "
         host = printable(str(row["host"] or "this machine"))
-        print(f"{mark} {row['name']:{name_width}}  {host:{host_width}}  {row['state']}")
+        lines.append(f"{mark} {row['name']:{name_width}}  {host:{host_width}}  {row['state']}\n")
+    show("".join(lines))
     return 0
 
 
