@@ -113,6 +113,8 @@ def test_a_command_that_is_not_there(paired: Field) -> None:
     [
         (["run"], "PROGRAM is missing; see psync run --help"),
         (["run", "--bogus", "x"], "--bogus"),
+        (["pair", "--name", "", "x"], "--name: must not be empty"),
+        (["pair", "--name", "../x", "x"], "'../x' cannot name a target"),
         (["run", "--on", "nowhere", "true"], "no target named 'nowhere'; psync pair nowhere"),
         (["run", "--on", "locl", "true"], "did you mean local?"),
         (["run", "-e", "=x", "true"], "names no variable"),
@@ -266,6 +268,29 @@ def test_a_daemon_that_cannot_start(field: Field) -> None:
     assert "server.toml:1" in line
 
 
+def test_pairing_where_the_daemon_cannot_start_says_where_that_is(field: Field) -> None:
+    assert field.sshd is not None
+    field.server_home.mkdir(mode=0o700)
+    (field.server_home / "server.toml").write_text("listen = 5\n")
+    line = complaint(field.psync("pair", field.sshd.alias), 2)
+    assert line.startswith(f"psync: psync-server on {field.sshd.alias}: ")
+    assert "server.toml:1" in line
+    assert not field.config.exists()
+
+
+def test_a_key_that_is_gone(field: Field) -> None:
+    field.pair()
+    assert field.psync("run", "true").returncode == 0
+    assert field.psync("run", "--on", "local", "true").returncode == 0
+    (field.data / "identity/key.pem").unlink()
+    # the local target heals itself, under the new identity from the start
+    done = field.psync("run", "--on", "local", "true")
+    assert (done.returncode, done.stderr) == (0, b"")
+    line = complaint(field.psync("run", "true"), 125)
+    assert "does not belong to the private key" in line
+    assert line.endswith("run: psync pair daemon-host --name there")
+
+
 def test_a_port_in_use(field: Field) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -301,7 +326,7 @@ def test_no_psync_server_there(field: Field) -> None:
 
 def tools(directory: Path, *names: str) -> str:
     """Return a PATH with just these tools."""
-    directory.mkdir()
+    directory.mkdir(exist_ok=True)
     for name in names:
         found = shutil.which(name, path=f"{SCRIPTS}:{os.environ['PATH']}")
         assert found is not None
@@ -345,6 +370,23 @@ def test_an_rsync_there_that_is(old: bool, tmp_path: Path) -> None:
         assert "on there" in line
         assert ("2.6.9" in line) == old
         assert runs(field) == []
+        # Doing what the message says is enough.
+        (tmp_path / "bin/rsync").unlink(missing_ok=True)
+        tools(tmp_path / "bin", "rsync")
+        assert field.psync("run", "--on", "there", "true").returncode == 0
+        # And the other way round, with a mirror and facts that are known.
+        (tmp_path / "bin/rsync").unlink()
+        assert "rsync" in complaint(field.psync("run", "--on", "there", "true"), 125)
+        tools(tmp_path / "bin", "rsync")
+        assert field.psync("run", "--on", "there", "true").returncode == 0
+
+
+def test_no_ssh_here_while_the_shared_connection_is_open(field: Field, tmp_path: Path) -> None:
+    field.pair()
+    assert field.psync("run", "true").returncode == 0
+    path = tools(tmp_path / "bin", "rsync", "sh")
+    line = complaint(field.psync("run", "true", env={"PATH": path}), 125)
+    assert "ssh cannot be started on this machine" in line
 
 
 def test_no_ssh_here(field: Field) -> None:
@@ -476,7 +518,7 @@ def test_a_peer_that_is_no_daemon(field: Field, serve: Callable[[socket.socket],
     with peer(serve) as port:
         point_at(field, port)
         line = complaint(field.psync("run", "--no-sync", "true"), 125)
-    assert "not a psync daemon" in line
+    assert f"127.0.0.1:{port} is not a psync daemon" in line
     assert "check the target's host and port" in line
 
 
@@ -485,7 +527,7 @@ def test_a_peer_that_hangs_up(field: Field) -> None:
     with peer(silence) as port:
         point_at(field, port)
         line = complaint(field.psync("run", "--no-sync", "true"), 125)
-    assert "closed" in line
+    assert f"127.0.0.1:{port} closed" in line
 
 
 def test_a_tls_server_that_is_another(field: Field, tmp_path: Path) -> None:

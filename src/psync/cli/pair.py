@@ -58,7 +58,10 @@ def main(argv: list[str]) -> int:
 def _name(host: str, given: str | None) -> str:
     """Return the target's name: the one given, else the host without user and port."""
     if given is not None:
-        return target_name(given)
+        try:
+            return target_name(given)
+        except UsageError as error:
+            raise UsageError(f"--name: {error.message}", hint=error.hint) from error
     plain = host.removeprefix("ssh://").rpartition("@")[2].partition(":")[0]
     try:
         return target_name(plain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import signal
@@ -141,7 +142,10 @@ def _serve_until_stopped(listen: list[str] | None, ready: Callable[[Presence], N
     try:
         asyncio.run(serve())
     except OSError as error:
-        raise PsyncError(f"the daemon cannot go on: {printable(str(error))}") from error
+        hint = ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = f"free some space in {printable(_paths().data)} and {printable(_paths().state)}"
+        raise PsyncError(f"the daemon cannot go on: {printable(str(error))}", hint=hint) from error
 
 
 def _start(options: argparse.Namespace) -> int:

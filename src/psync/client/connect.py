@@ -248,9 +248,9 @@ class Connector:
         if isinstance(error, NotPaired):
             message = f"{self.spec.name} does not accept this client: {error.message}"
             return NotPaired(message, hint=self.spec.pair_command)
-        if isinstance(error, WrongDaemon) and "psync pair HOST" in error.hint:
+        if "psync pair HOST" in error.hint:
             hint = error.hint.replace("psync pair HOST", self.spec.pair_command)
-            return WrongDaemon(f"{self.spec.name}: {error.message}", hint=hint)
+            return type(error)(f"{self.spec.name}: {error.message}", hint=hint)
         return error
 
     def _direct_failure(self, error: PsyncError) -> PsyncError:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from psync.client.targets import TargetSpec
-from psync.errors import Interrupted, PsyncError, ToolMissing
+from psync.errors import Interrupted, ProtocolError, PsyncError, ToolMissing
 from psync.paths import ClientPaths
 from psync.sync.process import Child, Tail
 from psync.sync.ssh import RemoteCommandFailed, SharedConnection, SSHTarget
@@ -158,8 +158,13 @@ def shared_connection(spec: TargetSpec, paths: ClientPaths) -> SharedConnection:
     return SharedConnection(target)
 
 
-def enrol(host: Host, request: EnrolRequest) -> EnrolAnswer:
+def enrol(host: Host, request: EnrolRequest, where: str) -> EnrolAnswer:
     """Pair with the daemon of ``host``.
+
+    Args:
+        host: the way to it.
+        request: who this client is.
+        where: what to call the host in messages.
 
     Raises:
         PsyncError: ssh failed, or the daemon said no, in its own words.
@@ -169,7 +174,13 @@ def enrol(host: Host, request: EnrolRequest) -> EnrolAnswer:
 
     nonce = _nonce()
     output = host.server(["enroll", f"--nonce={nonce}"], input=encode(request))
-    return decode_answer(unframe(output, nonce))
+    payload = unframe(output, nonce)
+    try:
+        return decode_answer(payload)
+    except ProtocolError:
+        raise
+    except PsyncError as error:  # files and addresses that it names are the other host's
+        raise type(error)(f"psync-server on {where}: {error.message}", hint=error.hint) from error
 
 
 def start_daemon(host: Host) -> Whereabouts:

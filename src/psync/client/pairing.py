@@ -48,10 +48,8 @@ def complete(host: Host, spec: TargetSpec, paths: ClientPaths, *, hostname: str)
     """Exchange request and answer over ``host`` and write down what came of it."""
     identity = ClientIdentity.load_or_create(paths.identity)
     name = os.uname().nodename or "client"
-    answer = enrol(
-        host,
-        EnrolRequest(name=name[:200], client_id=identity.client_id, csr=identity.csr(name)),
-    )
+    request = EnrolRequest(name=name[:200], client_id=identity.client_id, csr=identity.csr(name))
+    answer = enrol(host, request, spec.host or "this machine")
     record = _record(answer, spec, hostname)
     files = TargetFiles(paths, spec.name)
     try:

@@ -13,7 +13,7 @@ from psync.sync.plan import SyncPlan, plan_sync
 from psync.sync.program import resolve_program
 from psync.sync.project import Project, find_project
 from psync.text import printable
-from psync.transport.identity import read_client_id
+from psync.transport.identity import key_path, read_client_id
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -92,7 +92,8 @@ def find_place(
 def client_id(paths: ClientPaths) -> str:
     """Return this client's ID; its identity is made when there is none yet."""
     known = read_client_id(paths.identity)
-    if known is not None:
+    # An ID whose key is gone is nobody's: the next key brings another one.
+    if known is not None and os.path.exists(key_path(paths.identity)):
         return known
     from psync.transport.identity import ClientIdentity
 

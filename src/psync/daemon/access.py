@@ -360,6 +360,6 @@ def _choose(records: tuple[ClientRecord, ...], which: str) -> ClientRecord:
 
 def _no_such_client(which: str) -> UsageError:
     return UsageError(
-        f"no client is named {printable(which)}, and no fingerprint begins so",
+        f"no client is named {printable(which) or repr('')}, and no fingerprint begins so",
         hint="psync-server clients lists them",
     )

@@ -97,7 +97,8 @@ async def _connect(where: Where, tls: ssl.SSLContext, server_name: str, software
     except picows.WSHandshakeError as failure:
         raise _not_psync(where, str(failure.args[0] if failure.args else failure)) from failure
     except (OSError, ssl.SSLError, picows.WSError) as failure:
-        raise explain(failure) or await _diagnose(where, tls, server_name) from failure
+        known = explain(failure, _name(where))
+        raise known or await _diagnose(where, tls, server_name) from failure
     except BaseException:
         sock.close()
         link.close()
@@ -188,7 +189,7 @@ async def _diagnose(where: Where, tls: ssl.SSLContext, server_name: str) -> Psyn
                         hint="run: psync pair HOST",
                     )
         except (OSError, ValueError) as error:
-            found = explain(error) if isinstance(error, Exception) else None
+            found = explain(error, _name(where)) if isinstance(error, Exception) else None
             return found or ConnectError(f"the connection failed: {printable(str(error))}")
         return _not_psync(where, "it answers before it is spoken to")
 

@@ -12,6 +12,7 @@ from psync.text import printable
 from psync.transport.keyfile import check_key_file
 
 _PAIR = "run: psync pair HOST"
+_WHERE = "check the target's host and port"
 _CLOCKS = "compare the clocks of both hosts"
 
 # What X509_verify_cert found (error.verify_code), from OpenSSL's x509_vfy.h.
@@ -110,7 +111,7 @@ def fingerprint(der: bytes) -> str:
     return f"sha256:{hashlib.sha256(der).hexdigest()}"
 
 
-def explain(error: Exception) -> PsyncError | None:
+def explain(error: Exception, peer: str = "the other side") -> PsyncError | None:
     """Say what a failed or broken TLS connection of the client's means.
 
     Under TLS 1.3 a client's handshake is over before the daemon has seen its certificate, so a
@@ -119,6 +120,7 @@ def explain(error: Exception) -> PsyncError | None:
 
     Args:
         error: what ssl, the socket or an event loop raised.
+        peer: what to call who was spoken to.
 
     Returns:
         WrongDaemon: the certificate is not that of the paired daemon (or the clocks disagree).
@@ -130,13 +132,13 @@ def explain(error: Exception) -> PsyncError | None:
     if isinstance(error, ssl.SSLCertVerificationError):
         return _explain_verification(error)
     if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)):
-        return _cut()
+        return _cut(peer)
     if isinstance(error, ssl.SSLError):
-        return _explain_reason(error)
+        return _explain_reason(error, peer)
     if isinstance(error, (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)):
-        return _cut()
+        return _cut(peer)
     if isinstance(error, TimeoutError):
-        return ConnectError("the other side accepted the connection and does not answer")
+        return ConnectError(f"{peer} accepted the connection and does not answer")
     return None
 
 
@@ -204,7 +206,7 @@ def _explain_verification(error: ssl.SSLCertVerificationError) -> PsyncError:
     return WrongDaemon(f"the daemon's certificate was not accepted: {reason}", hint=again)
 
 
-def _explain_reason(error: ssl.SSLError) -> PsyncError:
+def _explain_reason(error: ssl.SSLError, peer: str) -> PsyncError:
     # An SSLError that Python code made has no reason, nor has one that Python knows no word for.
     reason = (getattr(error, "reason", None) or str(error)).upper().replace(" ", "_")
     if "ALERT_" in reason or "CERTIFICATE_REQUIRED" in reason:
@@ -212,16 +214,15 @@ def _explain_reason(error: ssl.SSLError) -> PsyncError:
             if word in reason:
                 return NotPaired(meaning, hint=_PAIR)
     if "UNEXPECTED_EOF" in reason:
-        return _cut()
+        return _cut(peer)
     words = printable(reason.lower().replace("_", " "))
     if any(word in reason for word in _PASSING):
-        return ConnectError(f"the TLS connection failed: {words}")
-    hint = "check the target's host and port"
+        return ConnectError(f"the TLS connection to {peer} failed: {words}")
     if any(word in reason for word in _OTHER_TLS):
-        return ProtocolError("what answers speaks TLS, but not as a psync daemon does", hint=hint)
+        return ProtocolError(f"{peer} speaks TLS, but not as a psync daemon does", hint=_WHERE)
     # HTTP, ssh's greeting and noise end as "wrong version number", "record layer failure" and more
-    return ProtocolError(f"something else listens there, not a psync daemon ({words})", hint=hint)
+    return ProtocolError(f"{peer} is not a psync daemon ({words})", hint=_WHERE)
 
 
-def _cut() -> ConnectError:
-    return ConnectError("the other side closed the connection before it was secured")
+def _cut(peer: str) -> ConnectError:
+    return ConnectError(f"{peer} closed the connection before it was secured", hint=_WHERE)
