@@ -183,7 +183,7 @@ except psync.ConnectionLost as error:
 """),
     )
     assert (done.stdout, done.stderr) == ("this side left the run\n", "")
-    from tests.support.field import wait_until
+    from tests.support.waiting import wait_until
 
     wait_until(lambda: mark.exists() and mark.read_text() == "written after all\n")
 

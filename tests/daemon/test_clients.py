@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.daemon import Client, Home, shell, spec
-from tests.support.field import wait_until
+from tests.support.waiting import wait_until
 
 from psync.daemon.clients import MAX_CHANNELS
 from psync.errors import NotPaired

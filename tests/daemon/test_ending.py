@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.supervisor.support import Launcher, Runs, python
+from tests.supervisor.support import Runs, python
 
 from psync.daemon.ending import LOST, Ending, read_ending
 from psync.model import ExitStatus
-
-
-@pytest.fixture
-def runs(tmp_path: Path) -> Iterator[Runs]:
-    launcher = Launcher()
-    try:
-        yield (runs := Runs(tmp_path, launcher))
-        runs.close()
-    finally:
-        launcher.close()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.support.field import alive, wait_until
+from tests.support.waiting import alive, wait_until
 
 from psync.daemon.launcher import Launcher, LaunchError
 from psync.supervisor import record

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.supervisor.support import Connection
 from tests.support.daemon import Home, python, shell, spec
-from tests.support.field import alive, wait_until
+from tests.support.waiting import alive, wait_until
 
 from psync.daemon.rundir import DAMAGED
 from psync.daemon.runs import KEPT_RUNS

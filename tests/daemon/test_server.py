@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.daemon import Home, shell
-from tests.support.field import alive, wait_until
+from tests.support.waiting import alive, wait_until
 
 from psync.daemon.listening import read_presence
 from psync.errors import ConnectionLost

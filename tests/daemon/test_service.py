@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.daemon import Home
-from tests.support.field import alive, wait_until
+from tests.support.waiting import alive, wait_until
 
 from psync.daemon.service import LOG_LIMIT, ensure, running
 from psync.errors import ConfigError, PsyncError

@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-from tests.supervisor.support import Launcher, Runs, gone, python, wait_until
+from tests.supervisor.support import Runs, python
+from tests.support.waiting import alive, wait_until
 
 from psync.daemon.strays import clean_up
 from psync.supervisor import record
 from psync.supervisor.log import LogReader
-
-
-@pytest.fixture
-def runs(tmp_path: Path) -> Iterator[Runs]:
-    launcher = Launcher()
-    runs = Runs(tmp_path, launcher)
-    yield runs
-    runs.close()
-    launcher.close()
-
 
 FAMILY = """
 import os, time
@@ -46,14 +35,14 @@ def test_nobody_is_left_and_the_log_is_cut(runs: Runs) -> None:
     pids = [int(word) for word in run.output().split()]
     program = record.read_owner(str(run.dir)).program_pid
     os.kill(run.pid, signal.SIGKILL)
-    wait_until("the supervisor's end", lambda: not run.alive)
+    wait_until(lambda: not run.alive)
     bystander = runs.start(
         python("import time; time.sleep(1000)"), env=[(b"PSYNC_RUN", b"abc1234")]
     )
     clean_up("abc123", str(run.dir))
-    wait_until("the end of all", lambda: all(gone(pid) for pid in [*pids, program]))
+    wait_until(lambda: all(not alive(pid) for pid in [*pids, program]))
     assert bystander.alive
-    assert not gone(record.read_owner(str(bystander.dir)).program_pid)
+    assert alive(record.read_owner(str(bystander.dir)).program_pid)
     reader = LogReader(str(run.dir))
     (output,) = run.dir.glob("output-*")
     assert output.stat().st_size == reader.end

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.supervisor.support import Launcher, Runs, python
+from tests.supervisor.support import Runs, python
 
 from psync.daemon.supervised import MOST_WAITING, SupervisorLink
 from psync.supervisor import wire
 from psync.supervisor.channel import listen
-
-
-@pytest.fixture
-def runs(tmp_path: Path) -> Iterator[Runs]:
-    launcher = Launcher()
-    runs = Runs(tmp_path, launcher)
-    yield runs
-    runs.close()
-    launcher.close()
 
 
 class Heard:

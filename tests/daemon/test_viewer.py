@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.daemon import Home, python, shell
-from tests.support.field import wait_until
+from tests.support.waiting import wait_until
 
 from psync.errors import ProtocolError
 from psync.protocol import messages as m

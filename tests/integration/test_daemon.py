@@ -8,7 +8,8 @@ import signal
 import socket
 import subprocess
 
-from tests.support.field import Field, alive, lines, read_until, wait_until
+from tests.support.field import Field, lines, read_until
+from tests.support.waiting import alive, wait_until
 
 COUNT = "echo on; read x; seq 100000; echo end >&2; exit 12\n"
 COUNTED = b"".join(b"%d\n" % i for i in range(1, 100001))

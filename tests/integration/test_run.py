@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.support.field import Field, alive, lines, read_until, wait_until
+from tests.support.field import Field, lines, read_until
+from tests.support.waiting import alive, wait_until
 
 
 def tree(field: Field) -> Path:
@@ -363,6 +364,16 @@ def test_ctrl_c_reaches_the_program_which_may_handle_it(paired: Field) -> None:
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=30)
     assert (stdout, stderr, process.returncode) == (b"saved\n", b"", 5)
+
+
+def test_output_that_could_not_be_written_makes_no_success(paired: Field) -> None:
+    for status, expected in ((0, 125), (3, 3)):
+        with open("/dev/full", "wb") as full:
+            process = paired.start("run", "sh", "-c", f"echo x; exit {status}", stdout=full)
+            _, stderr = process.communicate(b"", 50)
+        assert process.returncode == expected
+        said = "psync: output could not be written: No space left on device"
+        assert lines(stderr) == [said]
 
 
 def test_the_ladder_ends_a_stubborn_tree_with_its_grandchildren(paired: Field) -> None:

@@ -8,7 +8,8 @@ import socket
 import subprocess
 
 import pytest
-from tests.support.field import Field, lines, wait_until
+from tests.support.field import Field, lines
+from tests.support.waiting import wait_until
 
 
 def sshd_children(field: Field) -> int:

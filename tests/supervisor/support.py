@@ -8,28 +8,15 @@ import select
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from tests.support.waiting import wait_until
 
 from psync.supervisor import launcher, record, wire
 from psync.supervisor.log import Gap, LogReader
 
 WAIT = 30.0  # seconds; far more than anything here takes, less than the tests' own timeout
-
-
-def wait_until(what: str, condition: Callable[[], object]) -> None:
-    """Poll for something that sends no event (another process's end, a file)."""
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited in vain: {what}")
-        time.sleep(0.005)
-
-
-def gone(pid: int) -> bool:
-    """Whether there is no such process, or only its zombie."""
-    return not record.is_process(pid, record.process_start_time(pid) or 1)
 
 
 class Launcher:
@@ -154,7 +141,7 @@ class Run:
 
     def wait_over(self) -> record.Exit:
         """Wait until the supervisor has gone and return its record."""
-        wait_until("the supervisor's end", lambda: not self.alive)
+        wait_until(lambda: not self.alive)
         return record.read_exit(str(self.dir))
 
     def pieces(self) -> Iterator[tuple[int, bytes]]:
@@ -204,7 +191,7 @@ class Run:
                 connection = self.connect()
                 connection.send(wire.Kill())
                 connection.expect_closed()
-            wait_until("the end of a killed run", lambda: not self.alive)
+            wait_until(lambda: not self.alive)
 
 
 def python(code: str, *args: str | bytes) -> list[bytes]:

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.supervisor.support import WAIT, Launcher, Runs, python, wait_until
+from tests.supervisor.support import WAIT, Launcher, Runs, python
+from tests.support.waiting import wait_until
 
 from psync.supervisor import record, wire
 
@@ -131,7 +132,7 @@ def test_a_supervisor_that_failed_leaves_no_process(runs: Runs) -> None:
         listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, check=True)
         return b"a-mark-of-its-own" in listing.stdout
 
-    wait_until("the program's end", lambda: not marked())
+    wait_until(lambda: not marked())
 
 
 @pytest.mark.long

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.supervisor.support import Launcher, Runs, python, wait_until
+from tests.supervisor.support import Launcher, Runs, python
+from tests.support.waiting import wait_until
 
 from psync.supervisor import wire
 from psync.supervisor.log import Gap
@@ -60,9 +61,9 @@ def test_a_program_waits_for_whoever_watches_it(runs: Runs) -> None:
     run = runs.start([b"sh", b"-c", b"read go; head -c 500000 /dev/zero"])
     connection = run.connect()
     connection.send(wire.Viewers(1), wire.Lead(100_000), wire.Stdin(0, b"go\n"))
-    wait_until("the first lead", lambda: run.reader.end == 100_000)
+    wait_until(lambda: run.reader.end == 100_000)
     connection.send(wire.Lead(200_000))
-    wait_until("the second lead", lambda: run.reader.end == 200_000)
+    wait_until(lambda: run.reader.end == 200_000)
     assert run.alive
     connection.send(wire.Viewers(0))  # nobody watches: only the log's limit counts
     connection.expect(wire.Exited)
@@ -129,7 +130,7 @@ def test_the_end_waits_for_room_so_that_nothing_is_lost(runs: Runs) -> None:
     while run.reader.end < 20_000:
         connection.receive()
     pid = connection.hello.pid
-    wait_until("the program's end", lambda: not os.path.exists(f"/proc/{pid}"))
+    wait_until(lambda: not os.path.exists(f"/proc/{pid}"))
     assert not (run.dir / "exit.json").exists()
     connection.send(wire.Floor(20_000))
     while run.reader.end < 40_000:
@@ -147,7 +148,7 @@ def test_a_run_that_is_stuck_on_a_full_log_can_be_killed(runs: Runs, frame: wire
     while run.reader.end < 20_000:
         connection.receive()
     pid = connection.hello.pid
-    wait_until("the program's end", lambda: not os.path.exists(f"/proc/{pid}"))
+    wait_until(lambda: not os.path.exists(f"/proc/{pid}"))
     connection.send(frame)
     connection.expect(wire.Exited)
     result = run.wait_over()
@@ -280,7 +281,7 @@ def test_a_full_disk_pauses_the_run(tmp_path: Path, launcher: Launcher, relief: 
             connection = run.connect()
             fill(disk / "filler")
             connection.send(wire.Stdin(0, b"\n"))
-            wait_until("a full pipe", backed_up.exists)
+            wait_until(backed_up.exists)
             assert run.reader.end == 0
             if relief == "space":
                 (disk / "filler").unlink()

@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from tests.supervisor.support import wait_until
+from tests.support.waiting import wait_until
 
 from psync.supervisor import record
 
@@ -110,7 +110,7 @@ def test_an_owner_is_alive_until_it_is_another_process(tmp_path: Path) -> None:
     assert again.alive
     assert not record.Owner(os.getpid(), owner.start_time + 1).alive
     child = record.Owner(pid, record.process_start_time(pid))
-    wait_until("the zombie", lambda: not child.alive)
+    wait_until(lambda: not child.alive)
     assert child.start_time == record.process_start_time(pid) != 0
     os.waitpid(pid, 0)
     assert record.process_start_time(pid) == 0

@@ -7,7 +7,8 @@ import signal
 import time
 
 import pytest
-from tests.supervisor.support import Connection, Run, Runs, gone, python, wait_until
+from tests.supervisor.support import Connection, Run, Runs, python
+from tests.support.waiting import alive, wait_until
 
 from psync.supervisor import wire
 from psync.supervisor.log import tidy
@@ -136,13 +137,13 @@ def test_terminate_reaches_every_descendant(runs: Runs) -> None:
 def test_the_run_is_over_when_its_program_is(runs: Runs) -> None:
     run = runs.start([b"sh", b"-c", b"sleep 1000 & sleep 1000 & echo $!; exit 4"])
     assert run.wait_over().code == 4
-    assert gone(int(run.output()))
+    assert not alive(int(run.output()))
 
 
 def test_a_daemonized_descendant_that_holds_no_pipe_is_ended_too(runs: Runs) -> None:
     run = runs.start([b"sh", b"-c", b"setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $!"])
     assert run.wait_over().code == 0
-    assert gone(int(run.output()))
+    assert not alive(int(run.output()))
 
 
 def test_a_stranger_that_holds_the_pipe_does_not_hold_the_run(runs: Runs) -> None:
@@ -236,17 +237,15 @@ def test_a_killed_supervisor_leaves_an_exact_log_and_no_record(runs: Runs) -> No
             break
     owner = read_owner(str(run.dir))
     os.kill(run.pid, signal.SIGKILL)
-    wait_until("the supervisor's end", lambda: not run.alive)
+    wait_until(lambda: not run.alive)
     with pytest.raises(FileNotFoundError):
         read_exit(str(run.dir))
     tidy(str(run.dir))
     assert not owner.alive
     # The program dies with its supervisor; the rest is found by its mark.
-    wait_until("the program's end", lambda: gone(owner.program_pid))
-    wait_until(
-        "the last process's end",
-        lambda: not sweep_lost(owner.program_pid, owner.program_start_time, b"=".join(env[1])),
-    )
+    wait_until(lambda: not alive(owner.program_pid))
+    mark = b"=".join(env[1])
+    wait_until(lambda: not sweep_lost(owner.program_pid, owner.program_start_time, mark))
     oldest = run.reader.oldest
     text = b"".join(b"%07d\n" % number for number in range(run.reader.end // 8 + 1))
     assert run.output() == text[oldest : run.reader.end]

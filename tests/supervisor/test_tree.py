@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.supervisor.support import Runs, python, wait_until
+from tests.supervisor.support import Runs, python
+from tests.support.waiting import wait_until
 
 from psync.supervisor import tree, wire
 from psync.supervisor.record import process_start_time
@@ -73,7 +74,7 @@ def test_nobody_survives(runs: Runs, mark: str, name: str, way: str) -> None:
     run = runs.start(python(code), env=environment(mark))
     connection = run.connect()
     run.wait_output(connection, b"up\n")
-    wait_until("descendants", lambda: len(marked(mark)) > 1)
+    wait_until(lambda: len(marked(mark)) > 1)
     connection.send(wire.Kill() if way == "kill" else wire.StdinEof(0))
     connection.expect(wire.Exited)
     assert marked(mark) == []
@@ -107,7 +108,7 @@ def test_a_fork_storm_is_outrun(runs: Runs, mark: str, way: str) -> None:
     run = runs.start(python(STORM), env=environment(mark))
     connection = run.connect()
     run.wait_output(connection, b"up\n" * 1)
-    wait_until("a storm", lambda: len(marked(mark)) >= 8)
+    wait_until(lambda: len(marked(mark)) >= 8)
     if way == "program killed":
         os.kill(connection.hello.pid, signal.SIGKILL)
     else:
@@ -168,7 +169,7 @@ def test_what_is_left_of_a_lost_run_is_found_by_mark_session_and_descent(mark: s
     assert sleepers() >= 3
     found = tree.sweep_lost(leader.pid, start_time, mark.encode())
     assert found >= 4
-    wait_until("the end", lambda: not tree.sweep_lost(leader.pid, start_time, mark.encode()))
+    wait_until(lambda: not tree.sweep_lost(leader.pid, start_time, mark.encode()))
     assert marked(mark) == []
 
 

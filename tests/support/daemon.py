@@ -23,10 +23,10 @@ import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
-from tests.support.field import SOURCES, alive, wait_until
+from tests.support.field import SOURCES
+from tests.support.waiting import alive, wait_until
 
 from psync.daemon.enroll import enroll
 from psync.daemon.listening import Presence, read_presence
@@ -73,12 +73,7 @@ class Home:
     def __enter__(self) -> Home:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def close(self) -> None:

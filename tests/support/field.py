@@ -19,13 +19,12 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from tests.support.sshd import PrivateSSHD
+from tests.support.waiting import alive, wait_until
 
 SCRIPTS = sysconfig.get_path("scripts")
 SOURCES = str(Path(__file__).parents[2] / "src")
@@ -92,12 +91,7 @@ class Field:
             self.sshd.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -247,28 +241,6 @@ class Field:
     def mirrors(self) -> list[Path]:
         """Return the directories of the mirrors on the daemon host."""
         return sorted((self.server_home / "data/projects").glob("*"))
-
-
-def alive(pid: int) -> bool:
-    """Whether a process that is nobody's zombie exists."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
-    except OSError:
-        return False
-    return state not in (b"Z", b"X")
-
-
-def wait_until(true: Callable[[], object], seconds: float = 20) -> None:
-    """Poll for what other processes bring about and nothing announces.
-
-    Raises:
-        TimeoutError: it did not come true.
-    """
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        time.sleep(0.01)
 
 
 def read_until(process: subprocess.Popen[bytes], text: bytes, *, stderr: bool = False) -> bytes:

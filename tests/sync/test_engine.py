@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from tests.support.sshd import PrivateSSHD
-from tests.sync.world import World, eventually, processes_naming, shared
+from tests.support.waiting import wait_until
+from tests.sync.world import World, processes_naming, shared
 
 from psync.errors import (
     DestinationError,
@@ -59,7 +60,7 @@ def stalled(world: World, connection: SharedConnection) -> Iterator[tuple[World,
 
 def assert_old_or_resumable(world: World) -> None:
     """The old file is there, unfinished ones only in their directories, and nobody is at work."""
-    eventually(lambda: not processes_naming(str(world.directory)))
+    wait_until(lambda: not processes_naming(str(world.directory)))
     files = world.mirrored()
     assert files.pop("tree/big") == b"old"
     assert all(f"/{PARTIAL_DIR}/" in name for name in files)
@@ -76,7 +77,7 @@ def test_close_without_wait_stops_everything(stalled: tuple[World, Path]) -> Non
     world, marker = stalled
     sync = world.sync(world.plan(assets=["big"]))
     sync.start()
-    eventually(marker.exists)
+    wait_until(marker.exists)
     sync.close()
     assert_old_or_resumable(world)
     assert world.sync(world.plan(assets=["big"])).wait().files == 1
@@ -117,7 +118,7 @@ def test_cancel_stops_the_transfer_with_its_ssh(stalled: tuple[World, Path]) -> 
     sync.start()
     with ThreadPoolExecutor(1) as pool:
         outcome = pool.submit(sync.wait)
-        eventually(marker.exists)
+        wait_until(marker.exists)
         sync.cancel()
         assert isinstance(outcome.exception(timeout=30), Interrupted)
     assert_old_or_resumable(world)
@@ -132,7 +133,7 @@ def test_cancel_from_a_signal_handler(stalled: tuple[World, Path]) -> None:
     before = signal.signal(signal.SIGINT, lambda number, frame: sync.cancel())
 
     def interrupt() -> None:
-        eventually(marker.exists)
+        wait_until(marker.exists)
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
@@ -166,7 +167,7 @@ def test_a_cancel_that_comes_too_late_for_rsync_still_counts(world: World) -> No
     world.program()
     sync = world.sync(world.plan("build/game"))
     sync.start()
-    eventually((world.mirror / "tree/build/game").exists)
+    wait_until((world.mirror / "tree/build/game").exists)
     sync.cancel()
     assert isinstance(failure(sync), Interrupted)
 
@@ -179,7 +180,7 @@ def test_a_link_on_which_nothing_moves_is_given_up_and_replaced(
     world, marker = stalled
     sync = world.sync(world.plan(assets=["big"]))
     sync.start()
-    eventually(marker.exists)
+    wait_until(marker.exists)
     master = mux.alive(connection.control_path, 10)
     os.kill(master, signal.SIGSTOP)
     try:
@@ -193,7 +194,7 @@ def test_rsync_killed_half_way(stalled: tuple[World, Path]) -> None:
     world, marker = stalled
     sync = world.sync(world.plan(assets=["big"]))
     sync.start()
-    eventually(marker.exists)
+    wait_until(marker.exists)
     os.kill(sync.pids[0], signal.SIGKILL)
     assert "SIGKILL" in failure(sync).message
     assert_old_or_resumable(world)
@@ -205,11 +206,11 @@ def test_a_connection_that_dies_half_way_is_opened_again(
     world, marker = stalled
     sync = world.sync(world.plan(assets=["big"]))
     sync.start()
-    eventually(marker.exists)
+    wait_until(marker.exists)
     os.kill(mux.alive(connection.control_path, 10), signal.SIGKILL)
     assert sync.wait().files == 1
     assert connection.is_open()
-    eventually(lambda: not processes_naming("stalling rsync"))
+    wait_until(lambda: not processes_naming("stalling rsync"))
     assert world.mirrored() == {"tree/big": (world.root / "big").read_bytes()}
 
 
@@ -221,7 +222,7 @@ def test_a_host_that_goes_away_half_way(world: World, own_sshd: PrivateSSHD, con
     world.file("big", os.urandom(4 * STALL))
     sync = world.sync(world.plan(assets=["big"]))
     sync.start()
-    eventually(marker.exists)
+    wait_until(marker.exists)
     own_sshd.stop()
     error = failure(sync)
     assert isinstance(error, SSHError)
@@ -477,7 +478,7 @@ def test_rsync_does_not_inherit_the_lock(stalled: tuple[World, Path]) -> None:
     world, marker = stalled
     sync = world.sync(world.plan(assets=["big"]))
     sync.start()
-    eventually(marker.exists)
+    wait_until(marker.exists)
     name = f"{world.state}/locks/{world.project.id}.lock"
     assert json.loads(Path(name).read_bytes())["pid"] == os.getpid()
     descriptors = Path(f"/proc/{sync.pids[0]}/fd")

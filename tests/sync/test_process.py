@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.sync.world import eventually
+from tests.support.waiting import wait_until
 
 from psync.sync.process import Child, Tail
 
@@ -40,7 +40,7 @@ def test_stdin_of_any_length_arrives_while_output_flows() -> None:
 def test_stdin_ends_without_anybody_waiting() -> None:
     # A transfer must get going between ``start`` and ``wait``.
     child = python("import sys, os; sys.stdin.read(); os.close(1); os.close(2)", feed=b"x")
-    eventually(child._ended)
+    wait_until(child._ended)
     assert child.wait(ignore, ignore) == 0
 
 
@@ -103,7 +103,7 @@ def test_a_child_that_keeps_the_pipe_is_not_waited_for_and_does_not_survive() ->
         except OSError:
             return True
 
-    eventually(gone)
+    wait_until(gone)
 
 
 def test_the_reason_of_a_failure_may_come_late(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_the_reason_of_a_failure_may_come_late(tmp_path: Path) -> None:
     )
 
     def open_gate() -> None:
-        eventually(child._ended)
+        wait_until(child._ended)
         with gate.open("w"):
             pass
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from tests.support.sshd import PrivateSSHD
-from tests.sync.world import eventually, processes_naming, shared
+from tests.support.waiting import wait_until
+from tests.sync.world import processes_naming, shared
 
 from psync.errors import ConfigError, Interrupted, SSHError, ToolMissing
 from psync.sync import mux
@@ -41,7 +42,7 @@ def test_open_close(sshd: PrivateSSHD, control: Path) -> None:
     connection.close()
     assert not connection.is_open()
     connection.close()
-    eventually(lambda: not processes_naming(str(control)))
+    wait_until(lambda: not processes_naming(str(control)))
     assert [name for name in os.listdir(control) if not name.endswith(".lock")] == []
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support.sshd import PrivateSSHD
@@ -150,14 +149,6 @@ class World:
 def shared(sshd: PrivateSSHD, directory: Path) -> SharedConnection:
     """A connection to ``sshd`` with a control directory of its own; not open yet."""
     return SharedConnection(SSHTarget(sshd.alias, tuple(sshd.ssh), os.fsencode(directory)))
-
-
-def eventually(condition: Callable[[], bool], timeout: float = 30.0) -> None:
-    """Wait until ``condition`` holds; for what other processes do, which nothing announces."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 def processes_naming(text: str) -> list[str]:
