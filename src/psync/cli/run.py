@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from psync.api import target_spec
-from psync.cli.arguments import Parser, add_sync_options, add_target_option
+from psync.cli.arguments import Parser, add_sync_options, add_target_option, path
 from psync.cli.imports import import_picows
 from psync.cli.loop import Signals, catch_signals
 from psync.cli.loop import run as run_loop
@@ -43,7 +43,7 @@ A PROGRAM with a slash, or that names a file, is sent; any other is looked up on
 """
 
 
-class Job(msgspec.Struct, frozen=True):
+class Order(msgspec.Struct, frozen=True):
     """All that one ``psync run`` is to do.
 
     Attributes:
@@ -66,14 +66,14 @@ class Job(msgspec.Struct, frozen=True):
 def main(argv: list[str]) -> int:
     """Run the command; return its exit status."""
     catch_signals()
-    job = _job(_parse(argv))
-    report = SyncReport(verbose=job.verbose)
+    order = _order(_parse(argv))
+    report = SyncReport(verbose=order.verbose)
     reports = SyncReports(report.progress, report.warning, report.waiting)
     early = None
     try:
-        if job.sync:
-            early = begin(job.plan, job.target, job.paths, reports)
-        foreground = Foreground(job, report, reports, early)
+        if order.sync:
+            early = begin(order.plan, order.target, order.paths, reports)
+        foreground = Foreground(order, report, reports, early)
         return run_loop(foreground.run, lambda: foreground.phase)
     finally:
         report.end()
@@ -98,7 +98,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--cwd",
         metavar="DIR",
-        type=os.fsencode,
+        type=path,
         help="run in the mirror of this directory (default: of the working directory)",
     )
     parser.add_argument("--name", default="", help="a name for the run")
@@ -119,7 +119,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return options
 
 
-def _job(options: argparse.Namespace) -> Job:
+def _order(options: argparse.Namespace) -> Order:
     paths = ClientPaths.from_environ(os.environ)
     command = tuple(os.fsencode(word) for word in options.command)
     place = find_place(command[0], paths, cwd=options.cwd, root=options.project)
@@ -145,7 +145,7 @@ def _job(options: argparse.Namespace) -> Job:
     )
     if target.local and config.origin("target") == "default":
         say("running on this machine, the target local; psync pair HOST adds another")
-    return Job(target, paths, plan, not options.no_sync, spec, options.verbose)
+    return Order(target, paths, plan, not options.no_sync, spec, options.verbose)
 
 
 def _environment(
@@ -174,10 +174,10 @@ class Foreground:
     """
 
     def __init__(
-        self, job: Job, report: SyncReport, reports: SyncReports, early: EarlySync | None
+        self, order: Order, report: SyncReport, reports: SyncReports, early: EarlySync | None
     ) -> None:
         self.phase = "connecting"
-        self._job = job
+        self._order = order
         self._report = report
         self._reports = reports
         self._early = early
@@ -187,17 +187,19 @@ class Foreground:
         import_picows()
         from psync.client.target import Target
 
-        job = self._job
-        target = Target(job.target, job.paths, on_connection=_tell_connection)
+        order = self._order
+        target = Target(order.target, order.paths, on_connection=_tell_connection)
         try:
-            if job.sync:
+            if order.sync:
                 self.phase = "files were sent"
-                summary = await target.transfer(job.plan, early=self._early, reports=self._reports)
+                summary = await target.transfer(
+                    order.plan, early=self._early, reports=self._reports
+                )
                 self._report.end(summary)
             else:  # a command of the other host's needs a directory to run in, and no files
-                await target.make_mirror(job.plan.project)
+                await target.make_mirror(order.plan.project)
             self.phase = "connecting"
-            return await self._attached(await target.begin(job.spec), signals)
+            return await self._attached(await target.begin(order.spec), signals)
         finally:
             target.abandon()
 
@@ -234,7 +236,7 @@ class Foreground:
 
     def _status(self, ending: asyncio.Future[ExitStatus]) -> ExitStatus:
         """Return how the run ended; say what to do about a program that could not be executed."""
-        where = "on this machine" if self._job.target.local else f"on {self._job.target.name}"
+        where = "on this machine" if self._order.target.local else f"on {self._order.target.name}"
         try:
             return ending.result()
         except ProgramNotFound as error:
