@@ -123,7 +123,8 @@ def test_a_mutated_message_raises_only_the_protocol_error(
 
 
 @pytest.mark.long
-@settings(max_examples=200_000, deadline=None)
+@pytest.mark.timeout(600)
+@settings(max_examples=100_000, deadline=None)
 @given(st.integers(0, 255), st.binary(max_size=120))
 def test_garbage_behind_every_type(kind: int, garbage: bytes) -> None:
     try:
