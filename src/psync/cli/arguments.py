@@ -37,6 +37,13 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(message, hint=f"see {self.prog} --help")
 
 
+def path(word: str) -> bytes:
+    """Return a path from the command line; an empty one is some variable that is not set."""
+    if not word:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return os.fsencode(word)
+
+
 def add_target_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--on``."""
     parser.add_argument(
@@ -52,13 +59,13 @@ def add_sync_options(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         action="append",
         default=[],
-        type=os.fsencode,
+        type=path,
         help="send this file or directory too (repeatable)",
     )
     parser.add_argument(
         "--project",
         metavar="DIR",
-        type=os.fsencode,
+        type=path,
         help="the project's root (default: nearest psync.toml, VCS root, the program's directory)",
     )
     parser.add_argument(

@@ -90,7 +90,7 @@ class Projects:
             reason = error.strerror if isinstance(error, OSError) else error.message
             raise DestinationError(
                 f"{printable(path)} cannot be made on the daemon host: {reason}",
-                hint="free some space or choose another projects directory in server.toml",
+                hint="make room there and make it writable, or set projects in server.toml",
             ) from error
         return path
 
