@@ -143,8 +143,8 @@ class Daemon:
             started=time.time(),
             software=f"psync-server {psync.__version__}",
         )
+        self._catch_signals()  # first: whoever reads the note may end the daemon at once
         write_presence(self._paths.record, presence)
-        self._catch_signals()
         self._tasks.start("watch for revocations", self._watch_revocations())
         self._tasks.start("renew the certificate", self._renew(tls))
         logger.info("listening on %s", ", ".join(names))
