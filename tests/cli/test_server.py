@@ -123,3 +123,8 @@ def test_a_reader_that_leaves_is_no_accident(home: Home) -> None:
     with process.stderr:
         assert process.stderr.read() == b""
     assert process.wait(20) == 141
+
+
+def test_serve_is_what_it_does_when_nothing_else_is_named(home: Home) -> None:
+    for words in (["--listen", "nonsense"], ["serve", "--listen", "nonsense"]):
+        assert "nonsense" in complaint(home.server(*words), 2)

@@ -26,8 +26,10 @@ REQUEST_LIMIT = 64 * 1024
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``psync-server`` with these arguments (default: the process's); return its status."""
-    parser = _parser()
-    options = parser.parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0].startswith("--listen"):
+        words.insert(0, "serve")
+    options = _parser().parse_args(words)
     try:
         status = int(options.run(options))
         sys.stdout.flush()
@@ -52,7 +54,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"psync-server {psync.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND")
-    parser.set_defaults(run=_serve, listen=None, ready_fd=None)
 
     serve = commands.add_parser("serve", help="run the daemon in the foreground (the default)")
     serve.add_argument(
