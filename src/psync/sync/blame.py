@@ -100,7 +100,7 @@ def rsync_error(
     failures = _file_failures(said)
     theirs = [failure for failure in failures if not failure.sending]
 
-    if status == 14 and (found := _NO_SSH.search(said)):
+    if found := _NO_SSH.search(said):  # status 14, or 12 where the parent notices first
         return ToolMissing(
             f"ssh cannot be started on this machine: {printable(found[1])}: {printable(found[2])}",
             hint="install it, for example: sudo apt install openssh-client; or correct PSYNC_SSH",
