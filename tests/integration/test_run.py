@@ -463,6 +463,7 @@ def test_ctrl_c_while_files_are_sent(field: Field, known: bool, number: signal.S
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=30)
     assert (process.returncode, stdout) == (130, b"")
+    assert len(lines(stderr)) == 1, stderr
     (line,) = lines(stderr)
     assert line.startswith("psync: interrupted ")
     assert "nothing was started" in line
