@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import signal
 from enum import IntEnum, StrEnum
+from typing import Annotated
 
 import msgspec
 
@@ -75,7 +76,16 @@ class ExitStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return 128 + number + int(plus or 0)
 
 
-class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Overflow(StrEnum):
+    """What happens when a run's unread output reaches its limit."""
+
+    BLOCK = "block"
+    DROP = "drop"
+
+
+class RunSpec(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
+):
     """What to run, as the client asks for it.
 
     Attributes:
@@ -89,6 +99,8 @@ class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         project: ID of the project whose mirror ``program`` and ``cwd`` refer to.
         name: a name for people; may be empty.
         disconnect_grace: seconds the run lives without any client, None for ever.
+        overflow: what happens at the limit of unread output.
+        revision: revision of the project's source in its version control, for people; may be empty.
     """
 
     argv: tuple[bytes, ...]
@@ -98,6 +110,50 @@ class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     project: str | None = None
     name: str = ""
     disconnect_grace: float | None = 300.0
+    overflow: Overflow = Overflow.BLOCK
+    revision: Annotated[str, msgspec.Meta(max_length=200)] = ""
+
+
+class RunInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a daemon tells about a run. Times are seconds since the epoch, by the daemon's clock.
+
+    Attributes:
+        id: the run's ID.
+        command: program and arguments, shortened to a few kilobytes in all.
+        state: where it is in its life.
+        created: when it was asked for.
+        name: a name for people; may be empty.
+        project: ID of its project.
+        client: name of the client that started it.
+        revision: revision of the project's source.
+        started: when the program was started; None where it was not, or nobody knows.
+        ended: when it ended.
+        status: how it ended; None while it has not.
+        reason: what made it end: ``exited``, ``stopped``, ``disconnected`` or ``exec-failed``.
+        output: length of its output, in bytes.
+        oldest: the first byte of it that can still be read.
+        viewers: how many clients are attached.
+        disconnect_grace: as in ``RunSpec``.
+        overflow: as in ``RunSpec``.
+    """
+
+    id: str
+    command: tuple[bytes, ...]
+    state: RunState
+    created: float
+    name: str = ""
+    project: str | None = None
+    client: str = ""
+    revision: str = ""
+    started: float | None = None
+    ended: float | None = None
+    status: ExitStatus | None = None
+    reason: str = ""
+    output: int = 0
+    oldest: int = 0
+    viewers: int = 0
+    disconnect_grace: float | None = None
+    overflow: Overflow = Overflow.BLOCK
 
 
 class Tool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

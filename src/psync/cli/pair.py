@@ -9,8 +9,7 @@ from psync.cli.arguments import Parser
 from psync.cli.output import say
 from psync.client.targets import TargetSpec
 from psync.config import TargetConfig, load_client
-from psync.config.values import command as ssh_command
-from psync.config.values import target_name
+from psync.config.values import command as ssh_command, target_name
 from psync.errors import UsageError
 from psync.paths import ClientPaths
 

@@ -15,8 +15,7 @@ import msgspec
 from psync.api import target_spec
 from psync.cli.arguments import Parser, add_sync_options, add_target_option, path
 from psync.cli.imports import import_picows
-from psync.cli.loop import Signals, catch_signals
-from psync.cli.loop import run as run_loop
+from psync.cli.loop import Signals, catch_signals, run as run_loop
 from psync.cli.output import SyncReport, say, say_now, size
 from psync.client.early import EarlySync, SyncReports, begin
 from psync.client.place import find_place

@@ -7,8 +7,7 @@ import os
 from psync.api import target_spec
 from psync.cli.arguments import Parser, add_sync_options, add_target_option
 from psync.cli.imports import import_picows
-from psync.cli.loop import Signals, catch_signals
-from psync.cli.loop import run as run_loop
+from psync.cli.loop import Signals, catch_signals, run as run_loop
 from psync.cli.output import SyncReport
 from psync.client.early import SyncReports, begin
 from psync.client.place import find_place

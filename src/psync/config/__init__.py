@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -35,6 +35,8 @@ from psync.paths import ClientPaths, ServerPaths, home_directory
 
 __all__ = [
     "ClientConfig",
+    "LimitsConfig",
+    "RetentionConfig",
     "ServerConfig",
     "TargetConfig",
     "load_client",
@@ -47,6 +49,8 @@ __all__ = [
 ]
 
 PROJECT_FILE = "psync.toml"
+
+_Table = TypeVar("_Table", bound=msgspec.Struct)
 
 
 class TargetConfig(msgspec.Struct, frozen=True):
@@ -78,6 +82,7 @@ class ClientConfig(msgspec.Struct, frozen=True):
         env: names and values for the program's environment (``run.env``).
         assets: paths that every run's sync sends (``run.assets``).
         on_disconnect: ``keep`` or ``stop:DURATION`` where configured (``run.on_disconnect``).
+        overflow: ``block`` or ``drop`` (``run.overflow``).
     """
 
     target: str
@@ -87,6 +92,7 @@ class ClientConfig(msgspec.Struct, frozen=True):
     env: tuple[tuple[bytes, bytes], ...]
     assets: tuple[bytes, ...]
     on_disconnect: str | None
+    overflow: str
     layers: tuple[Layer, ...]
 
     def origin(self, key: str) -> str:
@@ -127,6 +133,46 @@ class ClientConfig(msgspec.Struct, frozen=True):
         )
 
 
+class LimitsConfig(msgspec.Struct, frozen=True):
+    """What a daemon lets others take up (``[limits]``).
+
+    Attributes:
+        handshake: seconds from the TCP connection to the end of the TLS and websocket handshakes.
+        strangers: sockets that are not authenticated yet, in all.
+        strangers_per_address: the same from one address.
+        message: largest control message, in bytes.
+        arguments: largest sum of arguments and environment of a run, in bytes.
+        words: most arguments, and most variables of its environment.
+        connections: open connections of one client.
+        runs: active runs of one client.
+        starts: runs that one client may start in a minute.
+    """
+
+    handshake: float = 5.0
+    strangers: int = 32
+    strangers_per_address: int = 8
+    message: int = 256 << 10
+    arguments: int = 64 << 10
+    words: int = 1024
+    connections: int = 64
+    runs: int = 1024
+    starts: int = 6000
+
+
+class RetentionConfig(msgspec.Struct, frozen=True):
+    """Which finished runs a daemon keeps (``[retention]``); the oldest go first.
+
+    Attributes:
+        runs: how many.
+        age: seconds since their end, None for ever.
+        size: bytes that all of them take on disk, None for as many as there are.
+    """
+
+    runs: int = 200
+    age: float | None = None
+    size: int | None = 4 << 30
+
+
 class ServerConfig(msgspec.Struct, frozen=True):
     """Everything configured for a daemon.
 
@@ -136,6 +182,11 @@ class ServerConfig(msgspec.Struct, frozen=True):
         projects: the directory of the mirrors (``projects``).
         log_keep: bytes of a run's output that stay on disk after clients have read them.
         log_limit: bytes of unread output after which a run blocks.
+        cert: certificate chain (PEM) to show instead of one by psync's own CA (``cert``).
+        key: its private key (``key``).
+        client_ca: authorities whose clients are let in besides the paired ones (``client_ca``).
+        limits: what others may take up.
+        retention: which finished runs are kept.
     """
 
     listen: tuple[tuple[str, int], ...]
@@ -143,6 +194,11 @@ class ServerConfig(msgspec.Struct, frozen=True):
     projects: bytes
     log_keep: int
     log_limit: int
+    cert: bytes | None
+    key: bytes | None
+    client_ca: bytes | None
+    limits: LimitsConfig
+    retention: RetentionConfig
     layers: tuple[Layer, ...]
 
     def origin(self, key: str) -> str:
@@ -174,6 +230,7 @@ def client_schema(ssh: Any) -> Schema:
         "run": {
             "env": Names(values.variable_name, values.variable),
             "on_disconnect": values.on_disconnect,
+            "overflow": values.overflow,
             "assets": values.paths,
         },
     }
@@ -183,10 +240,12 @@ _CLIENT_ENVIRONMENT = {
     "PSYNC_TARGET": (("target",), values.string),
     "PSYNC_SSH": (("ssh",), values.command),
     "PSYNC_ON_DISCONNECT": (("run", "on_disconnect"), values.on_disconnect),
+    "PSYNC_OVERFLOW": (("run", "overflow"), values.overflow),
 }
 _CLIENT_FLAGS = {
     "--on": (("target",), values.string),
     "--on-disconnect": (("run", "on_disconnect"), values.on_disconnect),
+    "--overflow": (("run", "overflow"), values.overflow),
 }
 _SERVER_ENVIRONMENT = {"PSYNC_LISTEN": (("listen",), values.listen)}
 _SERVER_FLAGS = {"--listen": (("listen",), values.listen)}
@@ -203,7 +262,7 @@ def load_client(
     Args:
         project_root: absolute path of the project's root, None outside of any project.
         environ: the environment.
-        flags: values of ``--on`` and ``--on-disconnect``; None and "" mean not given.
+        flags: values of ``--on``, ``--on-disconnect``, ``--overflow``; None, "" mean not given.
 
     Raises:
         ConfigError: something in it is wrong; the message names file, line and key.
@@ -246,6 +305,7 @@ def load_client(
         ),
         assets=_get(layers, ("run", "assets"), ()),
         on_disconnect=_get(layers, ("run", "on_disconnect"), None),
+        overflow=_get(layers, ("run", "overflow"), "block"),
         layers=layers,
     )
 
@@ -270,6 +330,21 @@ def load_server(
         "projects": partial(values.directory, home=home),
         "log_keep": values.size,
         "log_limit": values.size,
+        "cert": partial(values.directory, home=home),
+        "key": partial(values.directory, home=home),
+        "client_ca": partial(values.directory, home=home),
+        "limits": {
+            "handshake": values.duration,
+            "strangers": values.count,
+            "strangers_per_address": values.count,
+            "message": values.size,
+            "arguments": values.size,
+            "words": values.count,
+            "connections": values.count,
+            "runs": values.count,
+            "starts": values.count,
+        },
+        "retention": {"runs": values.count, "age": values.duration, "size": values.size},
     }
     layers = _layers(
         single_layer(flags or {}, _SERVER_FLAGS),
@@ -282,8 +357,23 @@ def load_server(
         projects=_get(layers, ("projects",), os.fsencode(paths.projects)),
         log_keep=_get(layers, ("log_keep",), 64 << 20),
         log_limit=_get(layers, ("log_limit",), 1 << 30),
+        cert=_get(layers, ("cert",), None),
+        key=_get(layers, ("key",), None),
+        client_ca=_get(layers, ("client_ca",), None),
+        limits=_table(layers, "limits", LimitsConfig()),
+        retention=_table(layers, "retention", RetentionConfig()),
         layers=layers,
     )
+
+
+def _table(layers: tuple[Layer, ...], name: str, defaults: _Table) -> _Table:
+    """Return ``defaults`` with what a table of the configuration says otherwise."""
+    given = {
+        field: value
+        for field in defaults.__struct_fields__
+        if (value := _get(layers, (name, field), None)) is not None
+    }
+    return msgspec.structs.replace(defaults, **given)
 
 
 def _layers(*layers: Layer | None) -> tuple[Layer, ...]:

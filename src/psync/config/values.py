@@ -195,6 +195,28 @@ def on_disconnect(value: object) -> str:
     return text
 
 
+def overflow(value: object) -> str:
+    """Return ``block`` or ``drop``."""
+    word = string(value)
+    if word not in ("block", "drop"):
+        raise UsageError(f"{word!r} is neither block nor drop")
+    return word
+
+
+def duration(value: object) -> float:
+    """Return the seconds that a duration such as ``5s`` stands for."""
+    return parse_duration(string(value))
+
+
+def count(value: object) -> int:
+    """Return a number of things: a whole number from 0 to a billion."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UsageError(f"must be a number, not {kind(value)}")
+    if not 0 <= value <= 10**9:
+        raise UsageError(f"{value} is not between 0 and a billion")
+    return value
+
+
 def paths(value: object) -> tuple[bytes, ...]:
     """Return a list of paths as bytes."""
     found = tuple(variable(item) for item in _items(value, "paths"))

@@ -30,7 +30,7 @@ from psync.daemon.runs import LogLimits, Runs
 from psync.daemon.tasks import Tasks
 from psync.errors import PsyncError
 from psync.paths import ServerPaths, private_directory
-from psync.protocol.messages import VERSION, Hello
+from psync.protocol.messages import FEATURES, VERSION, Hello
 from psync.text import printable
 from psync.transport.authority import ensure_server_identity
 from psync.transport.link import Link
@@ -120,7 +120,9 @@ class Daemon:
 
         def hello() -> Hello:
             known = facts.current()
-            return Hello(versions=(VERSION,), software=known.software, facts=known)
+            return Hello(
+                versions=(VERSION,), software=known.software, features=FEATURES, facts=known
+            )
 
         last = read_presence(self._paths.record)
         sockets = bind(list(self._settings.listen), last_port=last.port if last else 0)

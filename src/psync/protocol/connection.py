@@ -18,6 +18,7 @@ from psync.errors import ConnectionLost, ProtocolError, PsyncError, from_code
 from psync.model import Stream
 from psync.protocol.codec import decode, encode
 from psync.protocol.messages import (
+    FEATURES,
     FROM_CLIENT,
     FROM_DAEMON,
     HEARTBEAT_INTERVAL,
@@ -211,4 +212,4 @@ def error_message(error: PsyncError) -> Error:
 
 def client_hello(software: str) -> Hello:
     """Return the hello of a client that speaks everything this module knows."""
-    return Hello(versions=(VERSION,), software=software)
+    return Hello(versions=(VERSION,), software=software, features=FEATURES)

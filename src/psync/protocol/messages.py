@@ -18,66 +18,51 @@ are not.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from psync.model import PROJECT_ID, ExitStatus, HostFacts, RunSpec, RunState, Stream
-
-VERSION = 1
-"""The one version of the protocol there is. ``hello`` negotiates among several."""
-
-SUBPROTOCOL = "psync.v1"
-"""Websocket subprotocol named in the handshake."""
-
-MAX_DATA = 64 * 1024
-"""Largest payload of a raw message, in bytes."""
-
-MAX_CONTROL = 256 * 1024
-"""Largest JSON payload, in bytes: 64 KiB of arguments and environment and their base64 fit."""
-
-WINDOW_OUTPUT = 4 * 1024 * 1024
-"""How many bytes of output may be on their way unacknowledged, per channel."""
-
-WINDOW_STDIN = 256 * 1024
-"""How many bytes of stdin may be on their way unacknowledged, per channel."""
-
-MAX_CHANNEL = 0xFFFF
-"""Largest number of a channel; 0 is the connection itself."""
-
-HEARTBEAT_INTERVAL = 5.0
-"""Seconds of silence after which a side sends a ping."""
-
-HEARTBEAT_TIMEOUT = 20.0
-"""Seconds of silence from the peer after which the connection is dead."""
-
-HELLO_TIMEOUT = 5.0
-"""Seconds a peer has to say hello."""
-
-RAW = 0x80
-OPTIONAL = 0x40
-
-Channel = Annotated[int, Meta(ge=1, le=MAX_CHANNEL)]
-RequestNumber = Annotated[int, Meta(ge=1)]
-Name = Annotated[str, Meta(max_length=200)]
-Word = Annotated[str, Meta(max_length=64, pattern=r"\A[A-Za-z0-9_.+-]+\Z")]
-ProjectID = Annotated[str, Meta(pattern=rf"\A{PROJECT_ID}\Z")]
-RunID = Annotated[str, Meta(pattern=r"\A[a-z0-9]{1,32}\Z")]
-RequestID = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_-]{16,64}\Z")]
-Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-Text = Annotated[str, Meta(max_length=16 * 1024)]
-
-
-class Control(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A message whose payload is JSON. ``TYPE`` is its number."""
-
-    TYPE: ClassVar[int]
-
-
-class Raw(Struct, frozen=True):
-    """A message whose payload is raw bytes, or that has none."""
-
-    TYPE: ClassVar[int]
+from psync.model import ExitStatus, HostFacts, RunSpec, RunState, Stream
+from psync.protocol.base import (
+    FEATURES as FEATURES,
+    HEARTBEAT_INTERVAL as HEARTBEAT_INTERVAL,
+    HEARTBEAT_TIMEOUT as HEARTBEAT_TIMEOUT,
+    HELLO_TIMEOUT as HELLO_TIMEOUT,
+    MAX_CHANNEL as MAX_CHANNEL,
+    MAX_CONTROL as MAX_CONTROL,
+    MAX_DATA as MAX_DATA,
+    OPTIONAL as OPTIONAL,
+    RAW as RAW,
+    SUBPROTOCOL as SUBPROTOCOL,
+    VERSION as VERSION,
+    WINDOW_OUTPUT as WINDOW_OUTPUT,
+    WINDOW_STDIN as WINDOW_STDIN,
+    Channel as Channel,
+    Control as Control,
+    Name as Name,
+    Offset as Offset,
+    ProjectID as ProjectID,
+    Raw as Raw,
+    RequestID as RequestID,
+    RequestNumber as RequestNumber,
+    RunID as RunID,
+    Seconds as Seconds,
+    SignalName as SignalName,
+    Text as Text,
+    Word as Word,
+)
+from psync.protocol.requests import (
+    PAGE_RUNS as PAGE_RUNS,
+    CertificateRenewed as CertificateRenewed,
+    ListRuns as ListRuns,
+    Locate as Locate,
+    Located as Located,
+    OpenProject as OpenProject,
+    ProjectOpened as ProjectOpened,
+    RenewCertificate as RenewCertificate,
+    RequestRefused as RequestRefused,
+    RunList as RunList,
+)
 
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=False):
@@ -105,6 +90,8 @@ class Hello(Control, frozen=True, kw_only=True, forbid_unknown_fields=False):
         features: optional abilities, by name.
         limits: what the sender accepts.
         facts: what the daemon says about its host; None from a client.
+        certificate_expires: when the client's certificate ends, in seconds since the epoch, as the
+            daemon has it; None from a client, and where it was not the daemon that signed it.
     """
 
     TYPE = 0x01
@@ -113,6 +100,7 @@ class Hello(Control, frozen=True, kw_only=True, forbid_unknown_fields=False):
     features: Annotated[tuple[Word, ...], Meta(max_length=64)] = ()
     limits: Limits = Limits()
     facts: HostFacts | None = None
+    certificate_expires: Seconds | None = None
 
 
 class Error(Control, frozen=True, kw_only=True):
@@ -144,46 +132,6 @@ class Pong(Raw, frozen=True):
     nonce: int
 
 
-class OpenProject(Control, frozen=True, kw_only=True):
-    """Client: make sure the mirror of this project exists and is mine.
-
-    Attributes:
-        request: number that the answer repeats.
-        project: the project's ID.
-        source: the project's root on the client, for people.
-        host: the client's host name, for people.
-    """
-
-    TYPE = 0x10
-    request: RequestNumber
-    project: ProjectID
-    source: bytes
-    host: Name
-
-
-class ProjectOpened(Control, frozen=True, kw_only=True):
-    """Daemon: the mirror exists.
-
-    Attributes:
-        request: the request answered.
-        path: absolute path of the project's directory on the daemon host.
-    """
-
-    TYPE = 0x11
-    request: RequestNumber
-    path: bytes
-
-
-class RequestRefused(Control, frozen=True, kw_only=True):
-    """Daemon: a numbered request was refused; the connection goes on."""
-
-    TYPE = 0x12
-    request: RequestNumber
-    code: Word
-    message: Text
-    hint: Text = ""
-
-
 class Start(Control, frozen=True, kw_only=True):
     """Client: start this run and attach me to it on the message's channel.
 
@@ -206,12 +154,20 @@ class Attach(Control, frozen=True, kw_only=True):
         channel: the client's number for this attachment.
         run: the run's ID.
         offset: where in the output to begin.
+        viewer: random, the same for all connections of one attachment; a ``Start``'s is its
+            ``request_id``. It says whose stdin goes on.
+        read_only: only look. The run neither waits for this client nor lives for it, and takes
+            neither stdin nor signals from it.
+        times: say with ``Times`` when output was written.
     """
 
     TYPE = 0x21
     channel: Channel
     run: RunID
     offset: Offset
+    viewer: RequestID | None = None
+    read_only: bool = False
+    times: bool = False
 
 
 class Attached(Control, frozen=True, kw_only=True):
@@ -222,6 +178,8 @@ class Attached(Control, frozen=True, kw_only=True):
         run: the run's ID.
         state: its state now.
         stdin: how many bytes of stdin the program's pipe has taken; stdin goes on from here.
+        end: length of the output so far.
+        holder: who holds stdin where it is not this attachment, for people.
     """
 
     TYPE = 0x22
@@ -229,6 +187,37 @@ class Attached(Control, frozen=True, kw_only=True):
     run: RunID
     state: RunState
     stdin: Offset
+    end: Offset = 0
+    holder: Name | None = None
+
+
+class StdinHolder(Control, frozen=True, kw_only=True):
+    """Daemon: another attachment holds stdin now.
+
+    Attributes:
+        channel: the attachment that is told.
+        offset: how many bytes of stdin were accepted up to now; the holder goes on from here.
+        holder: who it is, for people; None where it is the attachment that is told.
+    """
+
+    TYPE = 0x26
+    channel: Channel
+    offset: Offset
+    holder: Name | None = None
+
+
+class Times(Control, frozen=True, kw_only=True):
+    """Daemon: when the output that follows was written.
+
+    Attributes:
+        channel: the attachment.
+        stamps: pairs of an offset and the time, in nanoseconds since the epoch, at which the output
+            from there on was written; ascending.
+    """
+
+    TYPE = 0x27
+    channel: Channel
+    stamps: Annotated[tuple[tuple[Offset, Offset], ...], Meta(max_length=4096)]
 
 
 class Refused(Control, frozen=True, kw_only=True):
@@ -277,7 +266,7 @@ class Signal(Control, frozen=True, kw_only=True):
 
     TYPE = 0x30
     channel: Channel
-    name: Annotated[str, Meta(pattern=r"\ASIG[A-Z0-9+]{2,12}\Z")]
+    name: SignalName
 
 
 class Stop(Control, frozen=True, kw_only=True):
@@ -286,11 +275,16 @@ class Stop(Control, frozen=True, kw_only=True):
     Attributes:
         channel: the attachment.
         kill: False sends SIGTERM to every process of the run, True kills until none is left.
+        signal: climb down the ladder instead: this signal to the process group, after ``grace``
+            SIGTERM to every process, then the kill.
+        grace: seconds.
     """
 
     TYPE = 0x31
     channel: Channel
     kill: bool
+    signal: SignalName | None = None
+    grace: Seconds = 10.0
 
 
 class CloseOutput(Control, frozen=True, kw_only=True):
@@ -354,12 +348,20 @@ Message = (
     | OpenProject
     | ProjectOpened
     | RequestRefused
+    | ListRuns
+    | RunList
+    | Locate
+    | Located
+    | RenewCertificate
+    | CertificateRenewed
     | Start
     | Attach
     | Attached
     | Refused
     | Detach
     | Exited
+    | StdinHolder
+    | Times
     | Signal
     | Stop
     | CloseOutput
@@ -378,12 +380,20 @@ CONTROL_TYPES: dict[int, type[Control]] = {
         OpenProject,
         ProjectOpened,
         RequestRefused,
+        ListRuns,
+        RunList,
+        Locate,
+        Located,
+        RenewCertificate,
+        CertificateRenewed,
         Start,
         Attach,
         Attached,
         Refused,
         Detach,
         Exited,
+        StdinHolder,
+        Times,
         Signal,
         Stop,
         CloseOutput,
@@ -393,13 +403,13 @@ CONTROL_TYPES: dict[int, type[Control]] = {
 }
 
 FROM_CLIENT = (
-    Hello, Error, Ping, Pong, OpenProject, Start, Attach, Detach, Signal, Stop, CloseOutput,
-    Data, Ack, StdinEnd,
+    Hello, Error, Ping, Pong, OpenProject, ListRuns, Locate, RenewCertificate,
+    Start, Attach, Detach, Signal, Stop, CloseOutput, Data, Ack, StdinEnd,
 )  # fmt: skip
 """What a client may say."""
 
 FROM_DAEMON = (
-    Hello, Error, Ping, Pong, ProjectOpened, RequestRefused, Attached, Refused, Exited,
-    StdinClosed, Gap, Data, Ack,
+    Hello, Error, Ping, Pong, ProjectOpened, RequestRefused, RunList, Located, CertificateRenewed,
+    Attached, Refused, Exited, StdinHolder, Times, StdinClosed, Gap, Data, Ack,
 )  # fmt: skip
 """What a daemon may say."""

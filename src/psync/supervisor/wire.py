@@ -39,9 +39,11 @@ from __future__ import annotations
 
 from struct import Struct
 
-from psync.supervisor.frames import Frame as Frame
-from psync.supervisor.frames import FrameDecoder as FrameDecoder
-from psync.supervisor.frames import WireError as WireError
+from psync.supervisor.frames import (
+    Frame as Frame,
+    FrameDecoder as FrameDecoder,
+    WireError as WireError,
+)
 
 MAX_STDIN = 64 * 1024
 """Most bytes of stdin in one frame."""
