@@ -21,6 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "model": {"errors"},
     "text": {"errors"},
     "paths": {"errors"},
+    "terminal": set(),
     "protocol": MODEL,
     "transport": MODEL | {"protocol"},
     "sync": MODEL | {"protocol"},
@@ -29,7 +30,8 @@ ALLOWED: dict[str, set[str]] = {
     "supervisor": set(),
     "config": MODEL,
     "cli": MODEL
-    | {"api", "client", "config", "daemon", "protocol", "supervisor", "sync", "transport"},
+    | {"api", "client", "config", "daemon", "protocol", "supervisor", "sync", "terminal"}
+    | {"transport"},
     "api": MODEL | {"client", "config"},
     "": {"errors", "model", "sync", "client", "api"},
 }
