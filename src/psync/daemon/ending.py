@@ -6,7 +6,7 @@ import msgspec
 
 from psync.model import ExitStatus
 from psync.supervisor import record
-from psync.supervisor.log import LogDamaged, LogReader
+from psync.supervisor.cursor import Cursor, LogDamaged
 
 
 class Ending(msgspec.Struct, frozen=True):
@@ -17,12 +17,20 @@ class Ending(msgspec.Struct, frozen=True):
         status: its exit status.
         error: the code of the error where the program could not be executed.
         message: what went wrong then.
+        reason: what made it end, see ``record.Exit``; empty for a lost one.
+        started: when the program was started, in seconds since the epoch; None where nobody knows.
+        ended: when it ended.
+        oldest: the first byte of output that can still be read.
     """
 
     end: int
     status: ExitStatus
     error: str | None = None
     message: str = ""
+    reason: str = ""
+    started: float | None = None
+    ended: float | None = None
+    oldest: int = 0
 
 
 LOST = ExitStatus(lost=True)
@@ -41,22 +49,33 @@ def read_ending(directory: str) -> Ending:
     try:
         exit_ = record.read_exit(directory)
     except (FileNotFoundError, record.RecordError):
-        return Ending(end=_log_end(directory), status=LOST)
+        end, oldest = log_extent(directory)
+        return Ending(end=end, status=LOST, oldest=oldest)
     failure = exit_.exec_error
     return Ending(
         end=exit_.output_end,
         status=ExitStatus(code=exit_.code, signal=exit_.signal),
         error=None if failure is None else _CODES.get(failure.kind, "not-executable"),
         message="" if failure is None else failure.message,
+        reason=exit_.reason,
+        started=exit_.started,
+        ended=exit_.ended,
+        oldest=min(log_extent(directory)[1], exit_.output_end),
     )
 
 
-def _log_end(directory: str) -> int:
+def log_extent(directory: str) -> tuple[int, int]:
+    """Return the end of a run's log and the oldest byte that it holds; 0 and 0 without any.
+
+    Raises:
+        OSError: it cannot be told now.
+    """
     try:
-        reader = LogReader(directory)
+        cursor = Cursor.open(directory)
     except (FileNotFoundError, LogDamaged):
-        return 0  # it never had a log, or none that is of use
+        return 0, 0  # it never had a log, or none that is of use
     try:
-        return reader.end
+        oldest = cursor.oldest  # first: it never overtakes the end
+        return cursor.end, oldest
     finally:
-        reader.close()
+        cursor.close()

@@ -122,6 +122,16 @@ class Run:
         """Whether any client is attached."""
         return bool(self._viewers)
 
+    @property
+    def viewers(self) -> int:
+        """How many clients are attached."""
+        return len(self._viewers)
+
+    @property
+    def ending(self) -> Ending | None:
+        """How it ended, None as long as it has not."""
+        return self._ending
+
     def join(self, viewer: Viewer) -> None:
         """Attach a viewer; it fails instead of showing output if the run cannot start."""
         self._viewers[viewer] = None
