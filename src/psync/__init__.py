@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from psync.model import ExitStatus, HostFacts, Stream
     from psync.sync.rsync import Summary
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ConfigError",
