@@ -89,9 +89,7 @@ async def test_when_none_can_be_started_the_next_run_tries_again(
     os.kill(first, signal.SIGKILL)
     wait_until(lambda: not alive(first))
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "psync.daemon.launcher.command", lambda _fd, _limit: ["/nonexistent/launcher"]
-        )
+        patch.setattr("psync.daemon.launcher.command", lambda *_given: ["/nonexistent/launcher"])
         for name in "ab":
             with pytest.raises(LaunchError):
                 await launcher.launch(str(directory(tmp_path, name)))

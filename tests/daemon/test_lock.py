@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from psync.daemon.lock import AlreadyRunning, DaemonLock, holder
+from psync.daemon.lock import GLANCE, AlreadyRunning, DaemonLock, holder
 from psync.errors import PsyncError
 
 
@@ -49,3 +49,24 @@ def test_somebody_who_only_looks_does_not_keep_a_daemon_out(tmp_path: Path) -> N
         for looker in lookers:
             looker.kill()
             looker.wait()
+
+
+def test_who_inherits_the_lock_of_a_dead_daemon_keeps_the_next_one_waiting(tmp_path: Path) -> None:
+    """As its launcher does until the launch it was at is over."""
+    path = str(tmp_path / "lock")
+    code = (
+        "import os, sys\nfrom psync.daemon.lock import DaemonLock\n"
+        f"lock = DaemonLock({path!r})\nlock.acquire()\n"
+        "if os.fork():\n    os._exit(0)\nsys.stdin.read()"
+    )
+    dead = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    assert dead.stdin is not None
+    assert dead.wait(20) == 0
+    assert holder(path) == 0
+    waiting = subprocess.Popen(
+        [sys.executable, "-c", f"import psync.daemon.lock as l; l.DaemonLock({path!r}).acquire()"]
+    )
+    with pytest.raises(subprocess.TimeoutExpired):
+        waiting.wait(2 * GLANCE)
+    dead.stdin.close()
+    assert waiting.wait(20) == 0

@@ -37,10 +37,12 @@ class Launcher:
 
     Args:
         descriptors: soft limit of open descriptors for programs, None for this process's own.
+        lock: descriptor of the daemon's lock, see ``supervisor.launcher.command``.
     """
 
-    def __init__(self, descriptors: int | None = None) -> None:
+    def __init__(self, descriptors: int | None = None, lock: int | None = None) -> None:
         self._descriptors = descriptors
+        self._lock = lock
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -58,10 +60,10 @@ class Launcher:
         with theirs:
             try:
                 self._process = subprocess.Popen(
-                    command(theirs.fileno(), self._descriptors),
+                    command(theirs.fileno(), self._descriptors, self._lock),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
-                    pass_fds=[theirs.fileno()],
+                    pass_fds=[theirs.fileno(), *([] if self._lock is None else [self._lock])],
                     start_new_session=True,
                 )
             except OSError:

@@ -13,6 +13,10 @@ GLANCE = 0.2
 """Seconds to go on trying: somebody who only looks whether a daemon runs holds the lock for an
 instant."""
 
+LAST_LAUNCH = 25.0
+"""Seconds to go on trying where the holder is dead: its launcher keeps the lock until the launch it
+was at is over, which takes 20 s at most."""
+
 
 class AlreadyRunning(PsyncError):
     """Another daemon of this user has the same directories."""
@@ -39,20 +43,24 @@ class DaemonLock:
             PsyncError: the file cannot be opened.
         """
         fd = _open(self._path, os.O_CREAT)
-        patience = time.monotonic() + GLANCE
+        began = time.monotonic()
         while not _try_lock(fd):
-            if time.monotonic() < patience:
+            pid = _read_holder(fd)
+            if time.monotonic() - began < (GLANCE if _exists(pid) else LAST_LAUNCH):
                 time.sleep(GLANCE / 10)
                 continue
-            holder = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
             os.close(fd)
             raise AlreadyRunning(
-                f"a psync-server of yours is running already (process {holder})",
+                f"a psync-server of yours is running already (process {pid or 'unknown'})",
                 hint="psync-server status shows it",
             )
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         self._fd = fd
+
+    def fileno(self) -> int:
+        """Return the descriptor that holds the lock; whoever inherits it holds it too."""
+        return self._fd
 
     def release(self) -> None:
         """Give the lock back."""
@@ -79,10 +87,27 @@ def _try_lock(fd: int) -> bool:
     return True
 
 
+def _read_holder(fd: int) -> int:
+    text = os.pread(fd, 32, 0).strip()
+    return int(text) if text.isdigit() else 0
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OverflowError:
+        return False
+    except PermissionError:
+        return True
+    return pid > 0
+
+
 def holder(path: str) -> int | None:
     """Return the process ID of the daemon that holds the lock at ``path``, None where none does.
 
-    0 stands for one that has only just taken it.
+    0 stands for one that has only just taken it, or whose last launch is not over yet.
 
     Raises:
         PsyncError: the file cannot be opened.
@@ -93,8 +118,8 @@ def holder(path: str) -> int | None:
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        text = os.read(fd, 32).strip()
-        return int(text) if text.isdigit() else 0
+        pid = _read_holder(fd)
+        return pid if _exists(pid) else 0
     else:
         return None
     finally:

@@ -99,7 +99,7 @@ class Daemon:
         private_directory(self._paths.state)
         lock = DaemonLock(self._paths.lock)
         lock.acquire()
-        launcher = Launcher(raise_limit())
+        launcher = Launcher(raise_limit(), lock.fileno())
         try:
             await launcher.start()
             self._runs = Runs(

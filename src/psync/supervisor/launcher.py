@@ -26,7 +26,7 @@ from psync.supervisor import wire
 _READY_TIMEOUT = 20.0  # seconds; a disk that hangs must not hang every later launch
 
 
-def command(fd: int, descriptors: int | None = None) -> list[str]:
+def command(fd: int, descriptors: int | None = None, lock: int | None = None) -> list[str]:
     """Return the argv that starts a launcher which serves the inherited descriptor ``fd``.
 
     Isolated and without ``site``: less memory in every supervisor and a faster start. The standard
@@ -35,16 +35,19 @@ def command(fd: int, descriptors: int | None = None) -> list[str]:
     Args:
         fd: the launcher's end of the socket pair.
         descriptors: soft limit of open descriptors for programs, None for the daemon's own.
+        lock: an inherited descriptor that is kept open for as long as a launch is going on, also
+            when the daemon dies meanwhile. With the daemon's lock behind it there is never a next
+            daemon that wonders whether a run will begin.
     """
     source = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     code = (
         f"import sys; sys.path.insert(0, {source!r}); "
-        f"from psync.supervisor.launcher import serve; serve({fd}, {descriptors})"
+        f"from psync.supervisor.launcher import serve; serve({fd}, {descriptors}, {lock})"
     )
     return [sys.executable, "-I", "-S", "-c", code]
 
 
-def serve(fd: int, descriptors: int | None = None) -> None:
+def serve(fd: int, descriptors: int | None = None, lock: int | None = None) -> None:
     """Be the launcher: serve the connected stream socket ``fd`` until its end; see ``command``."""
     import ctypes  # noqa: F401  (not used here: every supervisor needs it)
 
@@ -52,12 +55,14 @@ def serve(fd: int, descriptors: int | None = None) -> None:
 
     # What the daemon's own starter let it inherit must not stay open as long as the longest run.
     for name in os.listdir("/dev/fd"):
-        if int(name) not in (0, 1, 2, fd):
+        if int(name) not in (0, 1, 2, fd, lock):
             try:
                 os.close(int(name))
             except OSError:  # the listing's own
                 pass
-    os.set_inheritable(fd, False)
+    for kept in (fd, lock):
+        if kept is not None:
+            os.set_inheritable(kept, False)
     # Ctrl-C on a foreground daemon is the daemon's; it ends the launcher by closing the socket.
     for signum in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
@@ -78,12 +83,12 @@ def serve(fd: int, descriptors: int | None = None) -> None:
                 return
             for frame in decoder.feed(data):
                 assert isinstance(frame, wire.Launch)
-                daemon.sendall(_launch(os.fsdecode(frame.run_dir), daemon).encode())
+                daemon.sendall(_launch(os.fsdecode(frame.run_dir), daemon, lock).encode())
         except (OSError, wire.WireError):  # the daemon is gone, or not one
             return
 
 
-def _launch(run_dir: str, daemon: socket.socket) -> wire.Frame:
+def _launch(run_dir: str, daemon: socket.socket, lock: int | None) -> wire.Frame:
     try:
         said, say = os.pipe()
         try:
@@ -98,7 +103,7 @@ def _launch(run_dir: str, daemon: socket.socket) -> wire.Frame:
         try:
             os.close(said)
             daemon.close()
-            _be_supervisor(run_dir, say)
+            _be_supervisor(run_dir, say, lock)
         finally:
             os._exit(1)
     os.close(say)
@@ -122,7 +127,7 @@ def _launch(run_dir: str, daemon: socket.socket) -> wire.Frame:
     return wire.LaunchFailed(int(number or 0), message or "the supervisor died before it was ready")
 
 
-def _be_supervisor(run_dir: str, say: int) -> None:
+def _be_supervisor(run_dir: str, say: int, lock: int | None) -> None:
     """In the child: supervise, and say or write down what went wrong. Returns when it is over."""
     from psync.supervisor.supervise import prepare
 
@@ -141,6 +146,8 @@ def _be_supervisor(run_dir: str, say: int) -> None:
         return
     os.write(say, b"\0")
     os.close(say)
+    if lock is not None:
+        os.close(lock)  # from here on the run's own files say what it is
     try:
         supervisor.run()
         os._exit(0)
