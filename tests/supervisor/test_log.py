@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import random
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
+from psync.supervisor import index
 from psync.supervisor.cursor import Cursor
-from psync.supervisor.log import ENTRY, SEGMENT, Gap, LogDamaged, LogReader, tidy
+from psync.supervisor.log import SEGMENT, Gap, LogDamaged, LogReader, tidy
 from psync.supervisor.logwriter import LogWriter
 
 LIMIT = 64 * 1024  # makes segments of 16 KiB
@@ -37,6 +39,15 @@ def everything(reader: LogReader, offset: int = 0, step: int = 65536) -> list[tu
         if pieces and pieces[-1][0] == stream:
             data = pieces.pop()[1] + data
         pieces.append((stream, data))
+
+
+def entries_of(path: Path) -> Iterator[tuple[int, int, int]]:
+    """Offset, time and stream of every entry of an index, checked."""
+    fd = os.open(path, os.O_RDONLY)
+    entries = index.Index(str(path), fd, 0)
+    for number in range(entries.count()):
+        yield entries.entry(number)
+    entries.close()
 
 
 def joined(pieces: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
@@ -224,9 +235,37 @@ def test_the_index_says_when_bytes_came(tmp_path: Path) -> None:
     writer = writer_in(tmp_path)
     for stream in (1, 1, 2, 2, 1):
         put(writer, stream, b"x" * 10)
-    entries = list(ENTRY.iter_unpack((tmp_path / f"index-{0:020d}").read_bytes()))
+    entries = list(entries_of(tmp_path / f"index-{0:020d}"))
     changes = [(offset, stream) for offset, _, stream in entries]
     # More entries only where the machine took 100 ms between two appends.
     assert {(0, 1), (20, 2), (40, 1)} <= set(changes)
     stamps = [stamp for _, stamp, _ in entries]
     assert stamps == sorted(stamps)
+
+
+def test_with_times_every_piece_is_of_one_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = writer_in(tmp_path)
+    second = 10**9
+    for now in (0, 5, second, second + 7, 3 * second, second):  # it is set back in the end
+        monkeypatch.setattr(time, "time_ns", lambda now=now: 10**18 + now)
+        put(writer, 1, b"x" * 10)
+    reader = LogReader(str(tmp_path), times=True)
+    found = []
+    offset = 0
+    while offset < reader.end:
+        _, data = reader.read(offset)
+        found.append((offset, len(data), reader.stamp - 10**18))
+        offset += len(data)
+    assert found == [(0, 20, 0), (20, 20, second), (40, 10, 3 * second), (50, 10, second)]
+    assert reader.read(45) == (1, b"x" * 5)
+    assert reader.stamp == 10**18 + 3 * second
+    put(writer, 1, b"y")  # of the stretch that the reader has at its end
+    assert reader.read(60) == (1, b"y")
+    assert reader.stamp == 10**18 + second
+    reader.close()
+    whole = LogReader(str(tmp_path))
+    assert whole.read(0) == (1, b"x" * 60 + b"y")
+    assert whole.stamp == 10**18
+    whole.close()

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.supervisor.test_log import LIMIT, SMALL, everything, put, writer_in
+from tests.supervisor.test_log import LIMIT, SMALL, entries_of, everything, put, writer_in
 
-from psync.supervisor.log import ENTRY, SEGMENT, Gap, LogReader
+from psync.supervisor.log import SEGMENT, Gap, LogReader
 from psync.supervisor.logwriter import LogWriter
 
 
@@ -106,7 +106,7 @@ def test_the_wall_clock_may_jump_back(tmp_path: Path, monkeypatch: pytest.Monkey
     for now in (10**18, 5, 6, 10**8 + 5, 10**8 + 6):
         monkeypatch.setattr(time, "time_ns", lambda now=now: now)
         put(writer, 1, b"x")
-    entries = ENTRY.iter_unpack((tmp_path / f"index-{0:020d}").read_bytes())
+    entries = entries_of(tmp_path / f"index-{0:020d}")
     assert [(offset, stamp) for offset, stamp, _ in entries] == [
         (0, 10**18),
         (1, 5),

@@ -4,10 +4,9 @@ Format 1. All output of a run, stdout and stderr in order of arrival, is one spa
 into segments (16 MiB each; only the last one is shorter):
 
     output-<20 digits>   raw bytes; the digits are the offset of the first. ``less -R output-*``
-    index-<20 digits>    24-byte entries ``=QQB7x``: offset, wall clock in ns, stream (1 stdout,
-                         2 stderr). An entry starts a stretch of one stream. There is one at the
-                         start of a segment, when the stream changes, and when 100 ms passed since
-                         the last one
+    index-<20 digits>    entries of 24 bytes (see ``index``): offset, wall clock in ns, stream. An
+                         entry starts a stretch of one stream. There is one at the start of a
+                         segment, when the stream changes, and when 100 ms passed since the last one
     cursor               which part of it is valid (see ``cursor``)
 
 Bytes below ``oldest`` are gone: dropped, or their segment is used again. The writer raises
@@ -20,19 +19,14 @@ writer.
 from __future__ import annotations
 
 import os
-from struct import Struct
 
+from psync.supervisor import index
 from psync.supervisor.cursor import Cursor, LogDamaged
+from psync.supervisor.index import STDERR, STDOUT, Index
 
-__all__ = ["Gap", "LogDamaged", "LogReader", "tidy"]
-
-STDOUT = 1
-STDERR = 2
+__all__ = ["STDERR", "STDOUT", "Gap", "LogDamaged", "LogReader", "tidy"]
 
 SEGMENT = 16 * 1024 * 1024
-ENTRY = Struct("=QQB7x")
-
-_AHEAD = 256 * ENTRY.size  # index entries are read this many at a time
 
 
 def output_name(start: int) -> str:
@@ -60,23 +54,37 @@ class LogReader:
     One reader per attached client: two that read at different places with one object would make it
     open files again and again. It holds up to two descriptors and a mapping until ``close``.
 
+    Args:
+        run_dir: the run directory.
+        times: end every piece where the index has another time, so that ``stamp`` is right for all
+            of it; pieces are smaller then.
+
+    Attributes:
+        stamp: when the piece that was read last was written: wall clock of the daemon host, in
+            nanoseconds since the epoch. It is the time at which a stretch began, at most some 100
+            ms before, and without ``times`` exact for the first byte of a stretch only. It may fall
+            from one piece to the next, where the clock was set back.
+
     Raises:
         FileNotFoundError: the run has no log (its supervisor never came up).
         LogDamaged: the cursor is no cursor.
     """
 
-    def __init__(self, run_dir: str) -> None:
+    def __init__(self, run_dir: str, *, times: bool = False) -> None:
         self._dir = run_dir
+        self._times = times
         self._cursor = Cursor.open(run_dir)
         self._segment = self._cursor.segment
         self._start = -1  # of the segment that is open
         self._output = -1
-        self._index = -1
+        self._index: Index | None = None
         # The stretch that the last read was in, and the index entries that follow it.
+        self.stamp = 0
         self._stream = 0
         self._from = 0
         self._until = 0
-        self._next = 0  # position in the index file behind _entries
+        self._last = -1  # offset of the entry before the next one
+        self._next = 0  # number of the entry behind _entries
         self._entries = b""
         self._at = 0
 
@@ -158,9 +166,10 @@ class LogReader:
 
     def _open_segment(self, start: int) -> None:
         self._close_segment()
+        path = f"{self._dir}/{index_name(start)}"
         try:
             self._output = os.open(f"{self._dir}/{output_name(start)}", os.O_RDONLY)
-            self._index = os.open(f"{self._dir}/{index_name(start)}", os.O_RDONLY)
+            self._index = Index(path, os.open(path, os.O_RDONLY), start)
         except FileNotFoundError as error:
             self._close_segment()
             oldest = self._cursor.oldest
@@ -170,56 +179,57 @@ class LogReader:
         self._start = start
 
     def _close_segment(self) -> None:
-        for fd in (self._output, self._index):
-            if fd >= 0:
-                os.close(fd)
-        self._output = self._index = self._start = -1
+        if self._output >= 0:
+            os.close(self._output)
+        if self._index is not None:
+            self._index.close()
+        self._output = self._start = -1
+        self._index = None
+        self._forget_stretch()
+
+    def _forget_stretch(self) -> None:
         self._stream = self._from = self._until = self._next = self._at = 0
+        self._last = -1
         self._entries = b""
 
     def _find_stretch(self, offset: int, end: int) -> None:
         """Make the stretch around ``offset`` the current one; ``end`` was read before the index."""
+        assert self._index is not None
+        try:
+            self._walk(self._index, offset, end)
+        except LogDamaged:
+            self._close_segment()
+            raise
+
+    def _walk(self, entries: Index, offset: int, end: int) -> None:
         if not self._stream or offset < self._from:
-            self._stream = 0
-            self._next = self._bisect(offset) * ENTRY.size
-            self._entries, self._at = b"", 0
+            self._forget_stretch()
+            self._next = entries.bisect(offset)
         while True:
-            if self._at == len(self._entries) and not self._read_entries():
+            if self._at == len(self._entries) and not self._read_entries(entries):
                 self._until = end
                 break
-            start, _, stream = ENTRY.unpack_from(self._entries, self._at)
+            start, stamp, stream = entries.unpack(self._entries, self._at)
             if start >= end:
                 self._until = end
                 break
-            if start > offset and stream != self._stream:
+            if start > offset and (stream != self._stream or self._times):
                 self._until = start
                 break
+            if start <= self._last:
+                raise LogDamaged(f"{entries.path} is damaged")
             if stream != self._stream or start <= offset:
-                self._stream, self._from = stream, start
-            self._at += ENTRY.size
-        if self._stream not in (STDOUT, STDERR) or not self._from <= offset < self._until:
-            path = f"{self._dir}/{index_name(self._start)}"
-            self._close_segment()
-            raise LogDamaged(f"{path} says nothing about offset {offset}")
+                self._stream, self._from, self.stamp = stream, start, stamp
+            self._last = start
+            self._at += index.SIZE
+        if not self._stream or not self._from <= offset < self._until:
+            raise LogDamaged(f"{entries.path} says nothing about offset {offset}")
 
-    def _read_entries(self) -> bool:
-        data = os.pread(self._index, _AHEAD, self._next)
-        data = data[: len(data) - len(data) % ENTRY.size]
-        self._next += len(data)
+    def _read_entries(self, entries: Index) -> bool:
+        data = entries.read(self._next)
+        self._next += len(data) // index.SIZE
         self._entries, self._at = data, 0
         return bool(data)
-
-    def _bisect(self, offset: int) -> int:
-        """Return the number of the last index entry at or before ``offset``."""
-        low, high = 0, os.fstat(self._index).st_size // ENTRY.size
-        while high - low > 1:
-            middle = (low + high) // 2
-            entry = os.pread(self._index, ENTRY.size, middle * ENTRY.size)
-            if ENTRY.unpack(entry)[0] <= offset:
-                low = middle
-            else:
-                high = middle
-        return low
 
 
 def tidy(run_dir: str) -> None:

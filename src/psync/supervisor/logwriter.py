@@ -12,8 +12,9 @@ from __future__ import annotations
 import os
 import time
 
+from psync.supervisor import index
 from psync.supervisor.cursor import Cursor
-from psync.supervisor.log import ENTRY, SEGMENT, index_name, output_name
+from psync.supervisor.log import SEGMENT, index_name, output_name
 
 _STRETCH_NS = 100_000_000  # most time within one stretch; what lets a reader tell when bytes came
 
@@ -120,7 +121,7 @@ class LogWriter:
         self._close()
 
     def _add_entry(self, now: int, stream: int) -> None:
-        entry = ENTRY.pack(self._end, now, stream)
+        entry = index.pack(self._end, now, stream)
         done = 0
         while done < len(entry):
             done += os.pwrite(self._index, entry[done:], self._entries + done)
@@ -155,9 +156,9 @@ class LogWriter:
             if not read and not (self._drop and unread > self._limit):
                 break
             output = f"{self._dir}/{output_name(self._oldest)}"
-            index = f"{self._dir}/{index_name(self._oldest)}"
+            beside = f"{self._dir}/{index_name(self._oldest)}"
             self._oldest = self.cursor.oldest = after  # before the files are touched
-            os.unlink(index)
+            os.unlink(beside)
             if self._spare:
                 os.unlink(output)
             else:
