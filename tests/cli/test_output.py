@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from psync.cli.output import SyncReport, report, say, say_now, size
+from psync.cli.output import SyncReport, report, say, say_now, size, span
 from psync.errors import ProgramNotFound
 from psync.sync.rsync import Progress, Summary
 
@@ -33,6 +33,26 @@ SOURCES = str(Path(__file__).parents[2] / "src")
 )
 def test_sizes_are_for_people(count: int, text: str) -> None:
     assert size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-5.0, "0.0s"),
+        (0.49, "0.4s"),
+        (9.99, "9.9s"),
+        (10, "10s"),
+        (59.9, "59s"),
+        (60, "1m00s"),
+        (3599, "59m59s"),
+        (3600, "1h00m"),
+        (86_399, "23h59m"),
+        (86_400, "1d00h"),
+        (400 * 86_400, "400d00h"),
+    ],
+)
+def test_times_are_for_people(seconds: float, text: str) -> None:
+    assert span(seconds) == text
 
 
 def test_a_line_is_one_line_whatever_is_in_it(capfd: pytest.CaptureFixture[str]) -> None:

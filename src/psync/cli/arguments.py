@@ -44,8 +44,8 @@ def path(word: str) -> bytes:
     return os.fsencode(word)
 
 
-def add_target_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--on``."""
+def add_target_option(parser: argparse._ActionsContainer) -> None:
+    """Add ``--on`` to a parser or a group."""
     parser.add_argument(
         "--on", metavar="TARGET", help="the target (default: PSYNC_TARGET, psync.toml, local)"
     )

@@ -87,6 +87,20 @@ def size(count: float) -> str:
     return f"{count / 1000:.1f} {unit}"
 
 
+def span(seconds: float) -> str:
+    """Return a time for people, as a duration is typed: ``0.4s``, ``42s``, ``7m30s``, ``2d04h``."""
+    if seconds < 10:
+        return f"{max(int(seconds * 10), 0) / 10:.1f}s"
+    minutes, rest = divmod(int(seconds), 60)
+    if not minutes:
+        return f"{rest}s"
+    hours, minutes = divmod(minutes, 60)
+    if not hours:
+        return f"{minutes}m{rest:02}s"
+    days, hours = divmod(hours, 24)
+    return f"{days}d{hours:02}h" if days else f"{hours}h{minutes:02}m"
+
+
 class SyncReport:
     """Shows a sync on stderr: a bar on a terminal, one line afterwards.
 

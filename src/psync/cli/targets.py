@@ -7,6 +7,7 @@ import os
 from psync.api import target_spec
 from psync.cli.arguments import Parser
 from psync.cli.output import show
+from psync.cli.runs import project_root
 from psync.client.targets import LOCAL, TargetFiles, TargetRecord
 from psync.config import ClientConfig, TargetConfig, load_client
 from psync.errors import PsyncError
@@ -20,7 +21,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="as a JSON list")
     options = parser.parse_args(argv)
     paths = ClientPaths.from_environ(os.environ)
-    config = load_client(project_root=_project_root(), environ=os.environ)
+    config = load_client(project_root=project_root(), environ=os.environ)
     rows = [_row(name, config, paths) for name in (*sorted(config.targets), LOCAL)]
     if options.json:
         import json
@@ -65,18 +66,3 @@ def _row(name: str, config: ClientConfig, paths: ClientPaths) -> dict[str, objec
         "machine": None if record is None else record.facts.machine,
         "state": state,
     }
-
-
-def _project_root() -> bytes | None:
-    """Return the nearest directory upwards that has a ``psync.toml``."""
-    try:
-        directory = os.getcwdb()
-    except FileNotFoundError:  # it was removed meanwhile
-        return None
-    while True:
-        if os.path.lexists(os.path.join(directory, b"psync.toml")):
-            return directory
-        parent = os.path.dirname(directory)
-        if parent == directory:
-            return None
-        directory = parent
