@@ -7,7 +7,7 @@ import random
 
 import pytest
 from tests.support.fake_link import FakeDaemon
-from tests.support.fake_run import SPEC, begun, settled
+from tests.support.fake_run import SPEC, Stage, begun, settled
 
 from psync.client.lifeline import Lifeline
 from psync.client.run import ACK_BYTES, Gap, Output, RemoteRun
@@ -95,9 +95,9 @@ async def test_pieces_not_asked_for_are_not_acknowledged() -> None:
     pieces = stage.run.output()
     await anext(pieces)
     await settled()
-    assert stage.run._consumed == 0  # the first piece is still in the consumer's hands
+    assert stage.run._output.consumed == 0  # the first piece is still in the consumer's hands
     await anext(pieces)
-    assert stage.run._consumed == 3
+    assert stage.run._output.consumed == 3
     await pieces.aclose()  # type: ignore[attr-defined]
 
 
@@ -290,7 +290,10 @@ async def test_losing_it_again_and_again_asks_for_no_more_than_a_window() -> Non
         again = await stage.daemon.linked(round_ + 2)
         assert (await again.said(m.Attach)).offset == 0
         stage.attach()
-    assert sum(len(p.data) for p in stage.run._waiting if isinstance(p, Output)) == m.WINDOW_OUTPUT
+    assert (
+        sum(len(p.data) for p in stage.run._output.waiting if isinstance(p, Output))
+        == m.WINDOW_OUTPUT
+    )
 
 
 # -- requests -----------------------------------------------------------------------------------
@@ -365,10 +368,16 @@ async def test_arguments_that_do_not_fit_are_the_users_to_mend() -> None:
     assert daemon.link.open
 
 
+async def open_project(stage: Stage, project: str) -> m.ProjectOpened:
+    return await stage.lifeline.request(
+        lambda number: m.OpenProject(request=number, project=project, source=b"/src", host="host")
+    )
+
+
 async def test_projects_are_opened_by_request() -> None:
     stage = await begun()
-    opening = asyncio.create_task(stage.lifeline.open_project("p", b"/src", "host"))
-    refused = asyncio.create_task(stage.lifeline.open_project("q", b"/src", "host"))
+    opening = asyncio.create_task(open_project(stage, "p"))
+    refused = asyncio.create_task(open_project(stage, "q"))
     first = await stage.link.said(m.OpenProject)
     second = await stage.link.said(m.OpenProject)
     stage.link.say(
@@ -383,7 +392,7 @@ async def test_projects_are_opened_by_request() -> None:
 
 async def test_a_request_fails_with_its_connection() -> None:
     stage = await begun()
-    opening = asyncio.create_task(stage.lifeline.open_project("p", b"/src", "host"))
+    opening = asyncio.create_task(open_project(stage, "p"))
     await stage.link.said(m.OpenProject)
     stage.link.cut()
     with pytest.raises(ConnectionLost, match="cut by the test"):

@@ -95,7 +95,7 @@ async def test_any_bytes_in_any_pieces_come_out_exactly(
         data = rng.randbytes(rng.choice((1, 100, PIPE_BUF, PIPE_BUF + 1, 20_000, m.MAX_DATA)))
         stream = rng.choice((Stream.STDOUT, Stream.STDERR))
         expected[stream] += data
-        while offset + len(data) - stage.run._acked > m.WINDOW_OUTPUT:
+        while offset + len(data) - stage.run._output._acked > m.WINDOW_OUTPUT:
             await stage.link.said(m.Ack)
         stage.output(offset, data, stream)
         offset += len(data)
@@ -107,7 +107,7 @@ async def test_any_bytes_in_any_pieces_come_out_exactly(
     for reader in readers:
         await asyncio.to_thread(reader.join, 30)
     assert received == {stream: bytes(data) for stream, data in expected.items()}
-    assert stage.run._consumed == offset
+    assert stage.run._output.consumed == offset
 
 
 async def test_a_pipe_that_nobody_reads_does_not_stop_the_loop(out: Pipe, err: Pipe) -> None:
@@ -121,14 +121,14 @@ async def test_a_pipe_that_nobody_reads_does_not_stop_the_loop(out: Pipe, err: P
     # stderr is not behind it, and nothing that stdout still holds is acknowledged
     stage.output(end, b"still here", Stream.STDERR)
     assert os.read(err.reader, 100) == b"still here"
-    assert stage.run._consumed < end
+    assert stage.run._output.consumed < end
     reading = asyncio.create_task(asyncio.to_thread(os.read, out.reader, 1))
     async with asyncio.timeout(10):
         await reading
         drained = asyncio.create_task(asyncio.to_thread(_read_exactly, out.reader, end - 1))
         await writer.drain()
         await drained
-    assert stage.run._consumed == end + 10
+    assert stage.run._output.consumed == end + 10
     writer.close()
 
 
@@ -153,7 +153,7 @@ async def test_a_closed_pipe_closes_that_output_there(out: Pipe, err: Pipe, size
     stage.output(offset, b"more")  # goes nowhere, and is acknowledged all the same
     async with asyncio.timeout(10):
         await writer.drain()
-    assert stage.run._consumed == offset + 4
+    assert stage.run._output.consumed == offset + 4
     assert writer.failure() is None
     stage.output(offset + 4, b"err", Stream.STDERR)
     assert os.read(err.reader, 10) == b"err"
@@ -187,7 +187,7 @@ async def test_one_file_for_both_streams_keeps_their_order(tmp_path: Path) -> No
             data = rng.randbytes(rng.choice((3, 50_000)))
             stage.output(len(expected), data, rng.choice((Stream.STDOUT, Stream.STDERR)))
             expected += data
-            if len(expected) - stage.run._acked > m.WINDOW_OUTPUT // 2:
+            if len(expected) - stage.run._output._acked > m.WINDOW_OUTPUT // 2:
                 await stage.link.said(m.Ack)
         async with asyncio.timeout(30):
             await writer.drain()
@@ -226,7 +226,7 @@ async def test_a_gap_is_told(out: Pipe, err: Pipe) -> None:
     stage.link.say(m.Gap(channel=1, start=0, end=1000))
     await settled()
     assert gaps == [1000]
-    assert stage.run._consumed == 1000
+    assert stage.run._output.consumed == 1000
     writer.close()
 
 
@@ -242,9 +242,9 @@ async def test_what_is_discarded_is_not_waited_for(out: Pipe, err: Pipe) -> None
     writer.discard()
     async with asyncio.timeout(10):
         await writer.drain()
-    assert stage.run._consumed == end
+    assert stage.run._output.consumed == end
     stage.output(end, b"more", Stream.STDERR)
-    assert stage.run._consumed == end + 4
+    assert stage.run._output.consumed == end + 4
     # what the pipe holds is written, and the write that was going on may still end
     assert end - 2 * m.MAX_DATA <= writer.discarded - 4 <= end
     assert os.read(out.reader, 10) == bytes(10)

@@ -21,7 +21,7 @@ from typing import TypeVar
 from psync.errors import ConnectionLost, PsyncError
 from psync.model import HostFacts, Tool
 from psync.protocol.codec import decode, encode
-from psync.protocol.messages import FROM_CLIENT, FROM_DAEMON, Data, Hello, Message
+from psync.protocol.messages import FEATURES, FROM_CLIENT, FROM_DAEMON, Data, Hello, Message
 
 _M = TypeVar("_M", bound=Message)
 
@@ -44,8 +44,8 @@ class FakeLink:
         closed_with: what psync closed the link with; None when it did not, or without an error.
     """
 
-    def __init__(self) -> None:
-        self.peer = Hello(versions=(1,), software="fake", facts=FACTS)
+    def __init__(self, features: tuple[str, ...] = FEATURES) -> None:
+        self.peer = Hello(versions=(1,), software="fake", features=features, facts=FACTS)
         self.on_message: Callable[[Message], None] = lambda message: None
         self.on_closed: Callable[[PsyncError | None], None] = lambda error: None
         self.on_writable: Callable[[], None] = lambda: None
@@ -122,12 +122,14 @@ class FakeDaemon:
         links: all that were handed out.
         refusals: errors for the next attempts, in this order; then links again.
         attempts: how often somebody dialled.
+        features: what the daemon says it can do.
     """
 
     def __init__(self) -> None:
         self.links: list[FakeLink] = []
         self.refusals: list[PsyncError] = []
         self.attempts = 0
+        self.features: tuple[str, ...] = FEATURES
         self._news = asyncio.Event()
 
     @property
@@ -139,7 +141,7 @@ class FakeDaemon:
         self.attempts += 1
         if self.refusals:
             raise self.refusals.pop(0)
-        self.links.append(FakeLink())
+        self.links.append(FakeLink(self.features))
         self._news.set()
         return self.links[-1]
 

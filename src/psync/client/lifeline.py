@@ -15,16 +15,25 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, overload
 
-from psync.errors import ConnectionLost, Fault, ProtocolError, PsyncError, from_code
+import msgspec
+
+from psync.errors import ConnectError, ConnectionLost, Fault, ProtocolError, PsyncError, from_code
+from psync.model import Overflow, RunSpec
 from psync.protocol.messages import (
     HEARTBEAT_TIMEOUT,
     MAX_CHANNEL,
+    CertificateRenewed,
+    ListRuns,
+    Locate,
+    Located,
     Message,
     OpenProject,
     ProjectOpened,
+    RenewCertificate,
     RequestRefused,
+    RunList,
 )
 
 if TYPE_CHECKING:
@@ -35,6 +44,24 @@ FIRST_PAUSE = 0.1
 
 LONGEST_PAUSE = 5.0
 """Seconds between later attempts; each pause is shortened by up to half, at random."""
+
+
+REQUEST_TIMEOUT = 60.0
+"""Seconds the daemon has to answer a numbered request. A connection that died is noticed sooner;
+this is for a daemon that lives and does not answer."""
+
+MOST_REQUESTS = 256
+"""Numbered requests that may wait for their answers at a time."""
+
+Request = OpenProject | ListRuns | Locate | RenewCertificate
+Answer = ProjectOpened | RunList | Located | CertificateRenewed
+
+_ANSWERS: dict[type[Request], type[Answer]] = {
+    OpenProject: ProjectOpened,
+    ListRuns: RunList,
+    Locate: Located,
+    RenewCertificate: CertificateRenewed,
+}
 
 
 class Attachment(Protocol):
@@ -68,6 +95,7 @@ class Lifeline:
         dial: makes one connection; raises ``PsyncError``.
         on_connection: called with the error when an open connection was lost and is being made
             again, and with None when that has succeeded.
+        name: the target's name, for messages.
 
     Attributes:
         link: the open connection, None while there is none.
@@ -77,12 +105,15 @@ class Lifeline:
         self,
         dial: Callable[[], Awaitable[Link]],
         on_connection: Callable[[PsyncError | None], None] = lambda _error: None,
+        name: str = "the daemon host",
     ) -> None:
+        self.name = name
         self.link: Link | None = None
         self.on_connection = on_connection
         self._dial = dial
         self._runs: dict[int, Attachment] = {}
-        self._requests: dict[int, asyncio.Future[ProjectOpened]] = {}
+        self._requests: dict[int, tuple[type[Answer], asyncio.Future[Answer]]] = {}
+        self._features: tuple[str, ...] = ()
         self._last_channel = 0
         self._last_request = 0
         self._reconnecting: asyncio.Task[None] | None = None
@@ -156,21 +187,82 @@ class Lifeline:
             raise ConnectionLost("there is no connection to the daemon now")
         self.link.send(message)
 
-    async def open_project(self, project: str, source: bytes, host: str) -> ProjectOpened:
-        """Have the daemon make the mirror of ``project`` and say where it is.
+    # -- what the daemon can do -----------------------------------------------------------------
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What the daemon says it can do; of the last connection while there is none."""
+        if self.link is not None:
+            self._features = self.link.peer.features
+        return self._features
+
+    def need(self, feature: str, what: str) -> None:
+        """Raise unless the daemon has a feature.
+
+        Args:
+            feature: one of ``protocol.FEATURES``.
+            what: what it is needed for, in words that follow "cannot".
 
         Raises:
-            Refused: it is another client's, or the limit of projects is reached.
-            DestinationError: the daemon host cannot make it.
-            ConnectionLost: no answer came.
+            ProtocolError: the daemon is of an older version.
         """
+        if feature not in self.features:
+            raise ProtocolError(
+                f"the daemon on {self.name} is of an older version and cannot {what}",
+                hint=f"upgrade psync on {self.name}",
+            )
+
+    def understood(self, spec: RunSpec) -> RunSpec:
+        """Return ``spec`` without what an older daemon need not know.
+
+        Raises:
+            ProtocolError: it asks for something that the daemon cannot do.
+        """
+        if spec.overflow is not Overflow.BLOCK:
+            self.need("overflow", "drop output that nobody reads")
+        if spec.revision and "revision" not in self.features:
+            spec = msgspec.structs.replace(spec, revision="")
+        return spec
+
+    # -- numbered requests ----------------------------------------------------------------------
+
+    @overload
+    async def request(self, make: Callable[[int], OpenProject]) -> ProjectOpened: ...
+    @overload
+    async def request(self, make: Callable[[int], ListRuns]) -> RunList: ...
+    @overload
+    async def request(self, make: Callable[[int], Locate]) -> Located: ...
+    @overload
+    async def request(self, make: Callable[[int], RenewCertificate]) -> CertificateRenewed: ...
+    async def request(self, make: Callable[[int], Request]) -> Answer:
+        """Send a numbered request and return its answer. Nothing of it is sent twice.
+
+        Args:
+            make: makes the request with the number it is given.
+
+        Raises:
+            Refused: the daemon said no. It may name another class of error instead.
+            ConnectionLost: the connection ended before the answer came, or there is none.
+            ConnectError: the daemon did not answer in time.
+            ProtocolError: too many requests wait for an answer.
+
+        Cancellation forgets the request; the daemon may do what it asks for.
+        """
+        if len(self._requests) >= MOST_REQUESTS:
+            raise ProtocolError("too many requests are waiting for an answer")
         self._last_request += 1
         number = self._last_request
-        answer: asyncio.Future[ProjectOpened] = asyncio.get_running_loop().create_future()
-        self._requests[number] = answer
+        message = make(number)
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._requests[number] = _ANSWERS[type(message)], answer
         try:
-            self.send(OpenProject(request=number, project=project, source=source, host=host[:200]))
-            return await answer
+            self.send(message)
+            async with asyncio.timeout(REQUEST_TIMEOUT):
+                return await answer
+        except TimeoutError:
+            raise ConnectError(
+                f"the daemon on {self.name} did not answer within {REQUEST_TIMEOUT:.0f} seconds"
+            ) from None
         finally:
             self._requests.pop(number, None)
 
@@ -182,18 +274,23 @@ class Lifeline:
         link.on_closed = self._on_closed
 
     def _on_message(self, message: Message) -> None:
-        if isinstance(message, (ProjectOpened, RequestRefused)):
-            answer = self._requests.get(message.request)
-            if answer is None or answer.done():
-                return  # it was given up meanwhile
-            if isinstance(message, ProjectOpened):
-                answer.set_result(message)
-            else:
-                answer.set_exception(from_code(message.code, message.message, message.hint))
+        if isinstance(message, RequestRefused | Answer):
+            self._on_answer(message)
             return
         run = self._runs.get(getattr(message, "channel", 0))
         if run is not None:  # else it left, and this was on its way
             run.on_message(message)
+
+    def _on_answer(self, message: RequestRefused | Answer) -> None:
+        kind, answer = self._requests.get(message.request, (None, None))
+        if kind is None or answer is None or answer.done():
+            return  # it was given up meanwhile
+        if isinstance(message, RequestRefused):
+            answer.set_exception(from_code(message.code, message.message, message.hint))
+        elif isinstance(message, kind):
+            answer.set_result(message)
+        else:
+            raise ProtocolError(f"{type(message).__name__} answers no request for one")
 
     def _on_closed(self, error: PsyncError | None) -> None:
         self.link = None
@@ -262,6 +359,6 @@ class Lifeline:
             run.on_failed(error)
 
     def _fail_requests(self, error: PsyncError) -> None:
-        for answer in self._requests.values():
+        for _kind, answer in self._requests.values():
             if not answer.done():
                 answer.set_exception(error)

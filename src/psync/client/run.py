@@ -4,60 +4,48 @@
                 │                        │
                 └── connection lost ─────┴── Start again, or Attach at the next byte
 
-The daemon knows a ``Start`` it has seen by its request ID, and a byte by its offset. So the same
-words said again on a new connection start nothing twice and deliver nothing twice.
+The daemon knows a ``Start`` it has seen by its request ID, an attachment by its viewer ID, and a
+byte by its offset. So the same words said again on a new connection start nothing twice and deliver
+nothing twice.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
+from psync.client.incoming import ACK_BYTES as ACK_BYTES, Incoming
 from psync.client.lifeline import Lifeline
-from psync.errors import ConnectionLost, ProtocolError, PsyncError, UsageError, from_code
-from psync.model import ExitStatus, RunSpec, Stream
+from psync.client.outgoing import Outgoing
+from psync.client.pieces import Gap as Gap, Output as Output
+from psync.errors import ConnectionLost, ProtocolError, PsyncError, Refused, UsageError, from_code
+from psync.model import ExitStatus, RunSpec, RunState, Stream
 from psync.protocol import messages as wire
-from psync.protocol.flow import Inbound, Outbound
-
-ACK_BYTES = 256 * 1024
-"""So many bytes written out are acknowledged at once; a sixteenth of the window."""
-
-ACK_DELAY = 0.05
-"""Seconds after which fewer bytes are acknowledged as well."""
 
 
-class Output(msgspec.Struct, frozen=True):
-    """A piece of a run's output.
+class Existing(msgspec.Struct, frozen=True):
+    """A run that is there already, and how to look at it.
 
     Attributes:
-        stream: ``STDOUT`` or ``STDERR``.
-        offset: position of its first byte in the run's output, both streams counted together.
-        data: the bytes as the program wrote them; pieces do not follow lines.
+        id: the run's ID.
+        offset: where in its output to begin.
+        read_only: send it neither stdin nor signals.
+        times: have the daemon say when output was written.
+        grace: seconds the daemon keeps it without a client, None for ever, or where nobody knows.
     """
 
-    stream: Stream
-    offset: int
-    data: bytes
-
-    @property
-    def end(self) -> int:
-        """Position after its last byte."""
-        return self.offset + len(self.data)
-
-
-class Gap(msgspec.Struct, frozen=True):
-    """Output from ``offset`` to ``end`` was dropped on the daemon host, by the overflow policy."""
-
-    offset: int
-    end: int
+    id: str
+    offset: int = 0
+    read_only: bool = False
+    times: bool = False
+    grace: float | None = None
 
 
 class RemoteRun:
-    """A run and this client's attachment to it. Made by ``Target.start``.
+    """A run and this client's attachment to it. Made by ``Target.start`` and ``Target.attach``.
 
     Belongs to one event loop. Losing the connection does not end it: it is made again, and output
     and stdin go on where they stopped, for as long as the daemon keeps the run without a client.
@@ -66,54 +54,54 @@ class RemoteRun:
     program, in the end, blocks, as it would on a pipe that nobody reads.
 
     Attributes:
-        spec: what was asked for.
+        spec: what was asked for; None where the run was there already.
         id: the run's ID; empty until the daemon has answered.
+        state: the run's state, as this client knows it.
         grace: seconds the daemon keeps the run without a client, None for ever.
+        read_only: whether this attachment only looks.
         connected: whether there is a connection now.
-        stdin_closed: whether the program closed its stdin; writing more is pointless.
+        end_at_attach: length of the run's output when the daemon answered for the first time.
     """
 
-    def __init__(self, lifeline: Lifeline, spec: RunSpec) -> None:
+    def __init__(self, lifeline: Lifeline, what: RunSpec | Existing) -> None:
+        spec, existing = (None, what) if isinstance(what, Existing) else (what, None)
         self.spec = spec
-        self.id = ""
-        self.grace = spec.disconnect_grace
+        self.id = existing.id if existing else ""
+        self.state = RunState.STARTING
+        self.grace = what.grace if isinstance(what, Existing) else what.disconnect_grace
+        self.read_only = existing is not None and existing.read_only
         self.connected = False
-        self.stdin_closed = False
+        self.end_at_attach = 0
+        self._existing = existing
         self._lifeline = lifeline
-        self._request_id = os.urandom(24).hex()
+        self._viewer = os.urandom(24).hex()
         self._channel = 0
         loop = asyncio.get_running_loop()
-        self._loop = loop
         self._started: asyncio.Future[None] = loop.create_future()
         self._ended: asyncio.Future[ExitStatus] = loop.create_future()
         for future in (self._started, self._ended):
             future.add_done_callback(_mark_retrieved)
-        self._output = Inbound()
-        self._sink: Callable[[Output | Gap], None] | None = None
-        self._waiting: deque[Output | Gap] = deque()
-        self._news = asyncio.Event()
-        self._consumed = 0
-        self._dropped = 0
-        self._acked = 0
-        self._ack_timer: asyncio.TimerHandle | None = None
-        self._stdin = Outbound(wire.WINDOW_STDIN)
-        self._stdin_ended = False
-        self._room = asyncio.Event()
-        self._on_room: Callable[[], None] = lambda: None
+        self._output = Incoming(existing.offset if existing else 0, self._acknowledge)
+        self._stdin = Outgoing(self._try_send, held=existing is None)
+        if self.read_only:
+            self._stdin.never()
         self._closed_outputs: list[Stream] = []
 
     # -- life -----------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Send the start request; everything sent afterwards stays behind it.
+        """Send the request to start or to attach; everything sent afterwards stays behind it.
 
         Raises:
             ConnectionLost: there is no connection.
             UsageError: arguments and environment do not fit into one message.
+            ProtocolError: the run needs something that the daemon's version cannot do.
         """
-        self._channel = self._lifeline.join(self)
+        if self.spec is not None:
+            self._lifeline.understood(self.spec)
+        self._channel = self._stdin.channel = self._lifeline.join(self)
         try:
-            self._send_start()
+            self._send_request()
         except ProtocolError as error:
             self._lifeline.leave(self._channel)
             raise UsageError(
@@ -126,7 +114,7 @@ class RemoteRun:
         self.connected = True
 
     async def started(self) -> None:
-        """Wait until the daemon has accepted the run; ``id`` is known then.
+        """Wait until the daemon has accepted the run or the attachment; ``id`` is known then.
 
         Raises:
             Refused: the daemon said no, and nothing was started.
@@ -151,7 +139,7 @@ class RemoteRun:
         return await asyncio.shield(self._ended)
 
     def detach(self) -> None:
-        """Leave the run to itself. It goes on, and is stopped after its grace like any other."""
+        """Leave the run to itself, on purpose: it goes on, and can be attached to again."""
         if self._ended.done():
             return
         if self.connected:
@@ -161,7 +149,7 @@ class RemoteRun:
     # -- output ---------------------------------------------------------------------------------
 
     async def output(self) -> AsyncIterator[Output | Gap]:
-        """Yield the output as it arrives, from its beginning to its end.
+        """Yield the output as it arrives, up to its end.
 
         Asking for the next piece acknowledges the one before it: that means it has been dealt
         with for good. Only one iteration may be going on; a later one continues behind it.
@@ -171,16 +159,17 @@ class RemoteRun:
 
         Leaving the iteration loses nothing: pieces not yet yielded stay.
         """
+        output = self._output
         while True:
-            while self._waiting:
-                piece = self._waiting.popleft()
+            while output.waiting:
+                piece = output.waiting.popleft()
                 yield piece
                 self.consumed(piece.end)
             if self._ended.done():
                 self._ended.result()
                 return
-            self._news.clear()
-            await self._news.wait()
+            output.news.clear()
+            await output.news.wait()
 
     def deliver_to(self, sink: Callable[[Output | Gap], None]) -> None:
         """Have ``sink`` called with every piece the moment it arrives, instead of ``output``.
@@ -188,39 +177,53 @@ class RemoteRun:
         For consumers that must not lose a turn of the event loop. The sink must not block, and
         ``consumed`` must be called as pieces have been dealt with.
         """
-        self._sink = sink
-        while self._waiting:
-            sink(self._waiting.popleft())
+        self._output.deliver_to(sink)
 
     def consumed(self, offset: int) -> None:
         """Everything below ``offset`` has been dealt with and need never be sent again."""
-        if offset <= self._consumed:
-            return
-        self._consumed = offset
-        if offset >= self._output.offset:
-            self._dropped = 0
-        if offset - self._acked >= ACK_BYTES:
-            self._send_ack()
-        elif self._ack_timer is None:
-            self._ack_timer = self._loop.call_later(ACK_DELAY, self._send_ack)
+        self._output.reader_at(offset)
 
     def close_output(self, stream: Stream) -> None:
-        """Nobody reads ``stream`` any more: the program gets SIGPIPE when it writes to it."""
-        if stream not in self._closed_outputs:
+        """Nobody reads ``stream`` any more: the program gets SIGPIPE when it writes to it.
+
+        An attachment that only looks changes nothing by it.
+        """
+        if stream not in self._closed_outputs and not self.read_only:
             self._closed_outputs.append(stream)
-            if self.connected:
-                self._try_send(wire.CloseOutput(channel=self._channel, stream=stream))
+            self._try_send(wire.CloseOutput(channel=self._channel, stream=stream))
 
     # -- stdin, signals -------------------------------------------------------------------------
 
     @property
     def stdin_room(self) -> int:
         """How many bytes of stdin may be sent now without waiting."""
-        return 0 if self.stdin_closed or self._stdin_ended else self._stdin.room
+        return self._stdin.room
+
+    @property
+    def stdin_closed(self) -> bool:
+        """Whether the program closed its stdin; writing more is pointless."""
+        return self._stdin.closed
+
+    @property
+    def holds_stdin(self) -> bool:
+        """Whether stdin is this attachment's; one attachment to a run has it at a time."""
+        return self._stdin.held
+
+    @property
+    def holder(self) -> str | None:
+        """Who holds stdin where it is another attachment, for people."""
+        return self._stdin.holder
 
     def on_stdin_room(self, call: Callable[[], None]) -> None:
         """Have ``call`` called whenever ``stdin_room`` has grown, and when stdin was closed."""
-        self._on_room = call
+        self._stdin.on_room = call
+
+    def on_stdin_holder(self, call: Callable[[int], None]) -> None:
+        """Have ``call`` called when stdin changed hands, and when it turns out to be another's.
+
+        It is given how many bytes sent from here the program perhaps did not get; they are dropped.
+        """
+        self._stdin.on_holder = call
 
     def send_stdin(self, data: bytes) -> None:
         """Send at most ``stdin_room`` bytes of stdin; returns at once.
@@ -230,39 +233,22 @@ class RemoteRun:
         Raises:
             ValueError: more than ``stdin_room``.
         """
-        for start in range(0, len(data), wire.MAX_DATA):
-            piece = data[start : start + wire.MAX_DATA]
-            offset = self._stdin.push(piece)
-            if self.connected:
-                self._try_send(wire.Data(self._channel, Stream.STDIN, offset, piece))
+        self._stdin.send(data)
 
     async def write_stdin(self, data: bytes) -> None:
         """Send ``data`` to the program's stdin, waiting while the program is slow to read.
 
         Raises:
             BrokenPipeError: the program closed its stdin, or the run is over.
+            Refused: another attachment holds stdin, or this one only looks.
 
         Cancellation may leave the first part of ``data`` sent.
         """
-        rest = memoryview(data)
-        while len(rest):
-            if self.stdin_closed or self._stdin_ended or self._ended.done():
-                raise BrokenPipeError(32, "the program does not read its stdin any more")
-            room = self._stdin.room
-            if room:
-                self.send_stdin(bytes(rest[:room]))
-                rest = rest[room:]
-            else:
-                self._room.clear()
-                await self._room.wait()
+        await self._stdin.write(data)
 
     def close_stdin(self) -> None:
-        """End the program's stdin after what was sent."""
-        if self._stdin_ended:
-            return
-        self._stdin_ended = True
-        if self.connected:
-            self._try_send(wire.StdinEnd(self._channel, self._stdin.offset))
+        """End the program's stdin after what was sent, if this attachment holds it."""
+        self._stdin.end()
 
     def signal(self, name: str) -> None:
         """Send the signal called ``name``, such as ``"SIGINT"``, to the run's process group.
@@ -270,44 +256,58 @@ class RemoteRun:
         Raises:
             ConnectionLost: there is no connection now. One that is lost right afterwards may take
                 the signal with it.
+            Refused: this attachment only looks.
         """
         self._send(wire.Signal(channel=self._channel, name=name))
 
-    def stop(self, *, kill: bool = False) -> None:
+    def stop(
+        self, *, kill: bool = False, signal: str | None = None, grace: float | None = None
+    ) -> None:
         """End the run with everything it started.
 
         Args:
             kill: False sends SIGTERM to every process of the run, which a program may take its
                 time to act on; True kills until none is left.
+            signal: climb down the ladder instead: this signal to the process group, SIGTERM to
+                every process after ``grace``, then the kill.
+            grace: seconds for each step of it; the daemon's default is ten.
 
         Raises:
             ConnectionLost: there is no connection now.
+            Refused: this attachment only looks.
+            ProtocolError: the daemon's version cannot climb down the ladder.
         """
-        self._send(wire.Stop(channel=self._channel, kill=kill))
+        if signal is None and grace is None:
+            self._send(wire.Stop(channel=self._channel, kill=kill))
+            return
+        self._lifeline.need("ladder", "stop a run step by step")
+        message = wire.Stop(channel=self._channel, kill=kill, signal=signal or "SIGTERM")
+        self._send(message if grace is None else msgspec.structs.replace(message, grace=grace))
 
     # -- what the lifeline tells ----------------------------------------------------------------
 
     def on_message(self, message: wire.Message) -> None:
         """Act on what the daemon says about this run."""
-        if isinstance(message, wire.Data):
-            self._on_data(message)
-        elif isinstance(message, wire.Ack):
-            self._stdin.ack(message.offset)
-            self._more_room()
-        elif isinstance(message, wire.Attached):
-            self._on_attached(message)
-        elif isinstance(message, wire.Exited):
-            self._on_exited(message)
-        elif isinstance(message, wire.Refused):
-            self._finish(from_code(message.code, message.message, message.hint))
-        elif isinstance(message, wire.StdinClosed):
-            self.stdin_closed = True
-            self._more_room()
-        elif isinstance(message, wire.Gap):
-            lost = self._output.skip(message.start, message.end)
-            if lost:
-                self._dropped += lost
-                self._emit(Gap(message.end - lost, message.end))
+        match message:
+            case wire.Data():
+                self._output.on_data(message)
+            case wire.Ack():
+                self._stdin.on_ack(message.offset)
+            case wire.Attached():
+                self._on_attached(message)
+            case wire.Exited():
+                self._on_exited(message)
+            case wire.Refused():
+                self._finish(from_code(message.code, message.message, message.hint))
+            case wire.StdinClosed():
+                self._stdin.on_closed()
+            case wire.StdinHolder():
+                if not self.read_only:
+                    self._stdin.on_holder_changed(message.offset, message.holder)
+            case wire.Times():
+                self._output.on_times(message)
+            case wire.Gap():
+                self._output.on_gap(message)
 
     def on_lost(self, _error: PsyncError) -> None:
         """Keep everything until there is another connection."""
@@ -316,14 +316,15 @@ class RemoteRun:
     def on_connected(self) -> None:
         """Say on a new connection what the daemon has to know."""
         self.connected = True
-        if self.id:
-            # What waits here unconsumed is sent once more and dropped. Asking for what follows it
-            # would save that, and let the daemon send a whole window on top at every reconnection.
-            self._acked = self._consumed
-            self._try_send(wire.Attach(channel=self._channel, run=self.id, offset=self._consumed))
-        else:
-            self._send_start()
-            self._send_stdin_again()
+        try:
+            self._send_request()
+        except ConnectionLost:
+            return  # it is said again on the next one
+        except ProtocolError as error:  # another daemon than the one before, an older one
+            self._finish(error)
+            return
+        if not self.id:
+            self._stdin.send_again()
         for stream in self._closed_outputs:
             self._try_send(wire.CloseOutput(channel=self._channel, stream=stream))
 
@@ -333,48 +334,44 @@ class RemoteRun:
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _send_start(self) -> None:
+    def _send_request(self) -> None:
+        if not self.id and self.spec is not None:
+            spec = self._lifeline.understood(self.spec)
+            start = wire.Start(channel=self._channel, request_id=self._viewer, spec=spec)
+            self._lifeline.send(start)
+            return
+        existing = self._existing
         self._lifeline.send(
-            wire.Start(channel=self._channel, request_id=self._request_id, spec=self.spec)
+            wire.Attach(
+                channel=self._channel,
+                run=self.id,
+                offset=self._output.resume(),
+                # an older daemon knows neither this nor what an ``Existing`` may ask for
+                viewer=self._viewer if "viewers" in self._lifeline.features else None,
+                read_only=self.read_only,
+                times=existing is not None and existing.times,
+            )
         )
 
     def _on_attached(self, message: wire.Attached) -> None:
+        first = not self._started.done()
         again = bool(self.id)
         self.id = message.run
-        if not self._started.done():
+        self.state = message.state
+        if first:
+            self.end_at_attach = message.end
             self._started.set_result(None)
-        if again and not message.state.final:
-            self._stdin.ack(message.stdin)
-            self._send_stdin_again()
-            self._more_room()
-
-    def _send_stdin_again(self) -> None:
-        for offset, data in self._stdin.unacknowledged():
-            self._try_send(wire.Data(self._channel, Stream.STDIN, offset, data))
-        if self._stdin_ended:
-            self._try_send(wire.StdinEnd(self._channel, self._stdin.offset))
-
-    def _on_data(self, message: wire.Data) -> None:
-        data = self._output.accept(message.offset, message.data)
-        if not data:
+        if self.read_only or message.state.final:
             return
-        end = self._output.offset
-        if end - self._consumed - self._dropped > wire.WINDOW_OUTPUT:
-            raise ProtocolError("the daemon sends more output than was asked for")
-        self._emit(Output(message.stream, end - len(data), data))
-
-    def _emit(self, piece: Output | Gap) -> None:
-        if self._sink is not None:
-            self._sink(piece)
-        else:
-            self._waiting.append(piece)
-            self._news.set()
+        if again or message.holder is not None:
+            self._stdin.on_attached(message.stdin, message.holder)
 
     def _on_exited(self, message: wire.Exited) -> None:
-        if message.end != self._output.offset:
+        if message.end != self._output.end:
             raise ProtocolError(
-                f"the run's output ends at {message.end}, and {self._output.offset} bytes came"
+                f"the run's output ends at {message.end}, and {self._output.end} bytes came"
             )
+        self.state = RunState.LOST if message.status.lost else RunState.EXITED
         self._try_send(wire.Detach(channel=self._channel))  # the daemon may forget the channel
         if message.error is not None:
             self._finish(from_code(message.error, message.message))
@@ -385,9 +382,6 @@ class RemoteRun:
         if self._ended.done():
             return
         self.connected = False
-        if self._ack_timer is not None:
-            self._ack_timer.cancel()
-            self._ack_timer = None
         self._lifeline.leave(self._channel)
         if isinstance(outcome, ExitStatus):
             self._ended.set_result(outcome)
@@ -398,22 +392,15 @@ class RemoteRun:
                 self._started.set_result(None)
             else:
                 self._started.set_exception(outcome)
-        self._news.set()
-        self._more_room()
+        self._output.close()
+        self._stdin.on_closed()
 
-    def _more_room(self) -> None:
-        self._room.set()
-        self._on_room()
-
-    def _send_ack(self) -> None:
-        if self._ack_timer is not None:
-            self._ack_timer.cancel()
-            self._ack_timer = None
-        if self.connected and self._consumed > self._acked:
-            self._acked = self._consumed
-            self._try_send(wire.Ack(self._channel, self._consumed))
+    def _acknowledge(self, offset: int) -> None:
+        self._try_send(wire.Ack(self._channel, offset))
 
     def _send(self, message: wire.Message) -> None:
+        if self.read_only:
+            raise Refused("this attachment to the run only looks at it")
         if self._ended.done():
             return
         if not self.connected:
@@ -421,7 +408,9 @@ class RemoteRun:
         self._lifeline.send(message)
 
     def _try_send(self, message: wire.Message) -> None:
-        """Send what is said again anyway, should the connection just have ended."""
+        """Send what is said again anyway, should there be no connection now."""
+        if not self.connected:
+            return
         try:
             self._lifeline.send(message)
         except ConnectionLost:

@@ -12,18 +12,23 @@ from psync.client.connect import Connector
 from psync.client.early import EarlySync, SyncReports, endpoint_of, new_sync
 from psync.client.lifeline import Lifeline
 from psync.client.place import find_place
-from psync.client.run import RemoteRun
+from psync.client.run import Existing, RemoteRun
 from psync.client.targets import TargetSpec
 from psync.client.threads import in_thread
 from psync.errors import ConnectionLost, PsyncError
-from psync.model import HostFacts, RunSpec
+from psync.model import HostFacts, RunInfo, RunSpec, Stream
 from psync.paths import ClientPaths
+from psync.protocol.messages import ListRuns, Locate, Located, OpenProject, RunList
 from psync.sync.plan import SyncPlan
 from psync.sync.project import Project
 from psync.sync.rsync import MirrorMissing, Summary
 
 DEFAULT_GRACE = 300.0
 """Seconds a run is kept without a client unless it is said otherwise."""
+
+
+MOST_RUNS = 100_000
+"""Runs that a list is followed to; a daemon that never comes to an end is not."""
 
 
 class Target:
@@ -52,7 +57,7 @@ class Target:
         self._paths = paths
         self._include = tuple(include)
         self._connector = Connector(spec, paths)
-        self._lifeline = Lifeline(self._connector.dial, on_connection)
+        self._lifeline = Lifeline(self._connector.dial, on_connection, spec.name)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -190,6 +195,97 @@ class Target:
             raise
         return run
 
+    async def runs(self, match: str = "", *, active: bool = False) -> list[RunInfo]:
+        """Return runs of the daemon, the newest first.
+
+        Args:
+            match: only these: the beginning of an ID, a run's whole name, or ``-1`` for the newest
+                run; empty for all.
+            active: only runs that have not ended.
+
+        Raises:
+            ProtocolError: the daemon's version cannot list runs.
+            PsyncError: as ``open``.
+        """
+        await self.open()
+        self._lifeline.need("list", "list its runs")
+        found: list[RunInfo] = []
+        more = True
+        while more and len(found) < MOST_RUNS:
+            page = await self._page(match[:200], active, found[-1].id if found else None)
+            found += page.runs
+            more = page.more and bool(page.runs)
+        return found
+
+    async def locate(
+        self,
+        run_id: str,
+        *,
+        lines: int | None = None,
+        since: float | None = None,
+        stream: Stream | None = None,
+    ) -> Located:
+        """Return where in a run's output something is; of two places the later one.
+
+        Args:
+            run_id: the run's whole ID.
+            lines: the beginning of the last so many lines.
+            since: the first output at or after this time, in seconds since the epoch.
+            stream: count only lines of this stream.
+
+        Returns:
+            ``offset``, and with it ``oldest`` and ``end``: what of the output there is.
+
+        Raises:
+            Refused: there is no such run.
+            ProtocolError: the daemon's version cannot tell.
+            PsyncError: as ``open``.
+        """
+        await self.open()
+        self._lifeline.need("locate", "find a place in a run's output")
+        return await self._lifeline.request(
+            lambda number: Locate(
+                request=number, run=run_id, lines=lines, since=since, stream=stream
+            )
+        )
+
+    async def attach(
+        self,
+        run_id: str,
+        *,
+        offset: int = 0,
+        read_only: bool = False,
+        times: bool = False,
+        grace: float | None = None,
+    ) -> RemoteRun:
+        """Join a run that is there already, or look at one that has ended.
+
+        Args:
+            run_id: the run's whole ID; see ``runs``.
+            offset: where in its output to begin. What is gone by then is announced as a ``Gap``.
+            read_only: only look: send neither stdin nor signals, and do not count as its client.
+            times: have every ``Output`` say when it was written.
+            grace: seconds for which the daemon keeps the run without a client, where that is known
+                (``RunInfo.disconnect_grace``); a lost connection is given up after them.
+
+        Returns:
+            The run, once the daemon has answered.
+
+        Raises:
+            Refused: there is no such run, or its output ends before ``offset``.
+            ProtocolError: the daemon's version cannot let several clients join a run.
+            PsyncError: as ``open``.
+
+        Cancellation leaves the run as it was.
+        """
+        run = await self.join(Existing(run_id, offset, read_only, times, grace))
+        try:
+            await run.started()
+        except BaseException:
+            run.detach()
+            raise
+        return run
+
     # -- for the command line -------------------------------------------------------------------
 
     async def transfer(
@@ -218,7 +314,12 @@ class Target:
     async def make_mirror(self, project: Project) -> None:
         """Have the daemon make the project's mirror, with nothing in it yet, unless it is there."""
         await self.open()
-        opened = await self._lifeline.open_project(project.id, project.root, socket.gethostname())
+        host = socket.gethostname()[:200]
+        opened = await self._lifeline.request(
+            lambda number: OpenProject(
+                request=number, project=project.id, source=project.root, host=host
+            )
+        )
         try:
             self._connector.files.remember_mirror(project.id, opened.path)
         except (OSError, PsyncError):
@@ -230,6 +331,21 @@ class Target:
         run = RemoteRun(self._lifeline, spec)
         run.begin()
         return run
+
+    async def join(self, existing: Existing) -> RemoteRun:
+        """Send a request to attach and return the run without waiting for the answer."""
+        await self.open()
+        self._lifeline.need("viewers", "let a client attach to a run")
+        if existing.times:
+            self._lifeline.need("times", "say when output was written")
+        run = RemoteRun(self._lifeline, existing)
+        run.begin()
+        return run
+
+    async def _page(self, match: str, active: bool, before: str | None) -> RunList:
+        return await self._lifeline.request(
+            lambda number: ListRuns(request=number, match=match, active=active, before=before)
+        )
 
     async def _finish(self, early: EarlySync) -> Summary | None:
         """Wait for a sync and connect meanwhile; return None if it has to be done again."""
