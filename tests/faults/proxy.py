@@ -38,6 +38,7 @@ class Proxy:
         rate: bytes per second towards the client over all connections, None as fast as it goes.
         connections: how many were accepted, ever.
         passed: bytes that were passed on towards the client, ever.
+        cuts: how many planned cuts have happened.
     """
 
     def __init__(self, port: int, buffer: int | None = None) -> None:
@@ -47,6 +48,7 @@ class Proxy:
         self.rate: float | None = None
         self.connections = 0
         self.passed = 0
+        self.cuts = 0
         self._knock = asyncio.Event()
         self._refusing = False
         self._cut_at: int | None = None
@@ -197,6 +199,7 @@ class Proxy:
                     data = data[: self._cut_at - self.passed]
                     await loop.sock_sendall(sink, data)
                     self.passed += len(data)
+                    self.cuts += 1
                     self.cut()
                     return
                 await self._pace(len(data))

@@ -64,7 +64,7 @@ async def test_a_daemon_that_dies_between_start_and_answer_starts_one_run() -> N
     dice = seed_of("death between start and answer")
     async with World() as world:
         for number in range(5):
-            await world.target.open()
+            await world.connect()
             starting = asyncio.create_task(
                 world.start("sh", "-c", f"sleep 0.1; echo {number}; exit {number}")
             )

@@ -28,7 +28,7 @@ from tests.support.waiting import alive, wait_until
 from psync.client.run import Gap, RemoteRun
 from psync.client.target import Target
 from psync.client.targets import FORMAT, TargetFiles, TargetRecord, TargetSpec
-from psync.errors import PsyncError
+from psync.errors import ConnectError, PsyncError
 from psync.model import ExitStatus, RunSpec
 from psync.paths import ClientPaths
 from psync.supervisor import record
@@ -144,6 +144,18 @@ class World:
     def kill_daemon(self, number: int = signal.SIGKILL) -> None:
         """End the daemon and wait until it is gone."""
         self.home.leave(number)
+
+    async def connect(self) -> None:
+        """Have the client connected; what cuts its attempts is tried again.
+
+        Without a run that waits for it psync itself does not: a failed attempt is an error.
+        """
+        while True:
+            try:
+                await self.target.open()
+                return
+            except ConnectError:
+                continue
 
     # -- runs --------------------------------------------------------------------------
 
