@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import psync
+from psync.cli.main import COMMANDS
 
 COMMAND = [sys.executable, "-P", "-m", "psync.cli.main"]
 SOURCES = str(Path(__file__).parents[2] / "src")
@@ -41,11 +42,11 @@ def test_alone_it_prints_help_and_fails(tmp_path: Path) -> None:
 def test_help(tmp_path: Path, word: str) -> None:
     done = call(word, home=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    for command in ("run", "sync", "pair", "targets"):
+    for command in COMMANDS:
         assert f"psync {command} " in done.stdout
 
 
-@pytest.mark.parametrize("command", ["run", "sync", "pair", "targets"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_a_command(tmp_path: Path, command: str) -> None:
     done = call(command, "--help", home=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
