@@ -105,7 +105,7 @@ async def test_the_answer_to_another_question_is_a_breach(played: Played) -> Non
 async def test_a_daemon_that_never_answers_is_not_waited_for_forever(
     played: Played, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("psync.client.lifeline.REQUEST_TIMEOUT", 0.0)
+    monkeypatch.setattr("psync.client.requests.REQUEST_TIMEOUT", 0.0)
     with pytest.raises(ConnectError, match="there did not answer"):
         await played.target.runs()
 

@@ -5,9 +5,9 @@
        │  └ runs, by channel          told: message, lost, resumed, failed
        └ requests, by number          fail with the connection they went out on
 
-While runs are attached, a lost connection is made again with growing, jittered pauses. What is
-not worth trying again (no trust, no common protocol) ends every run at once; ``worth_retrying``
-decides.
+While runs are attached, a lost connection is made again with growing, jittered pauses, and one
+that this machine has slept through is not waited for: see ``wakeup``. What is not worth trying
+again (no trust, no common protocol) ends every run at once; ``worth_retrying`` decides.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Protocol, overload
 
 import msgspec
 
-from psync.errors import ConnectError, ConnectionLost, Fault, ProtocolError, PsyncError, from_code
+from psync.client.requests import Answer, Request, Requests
+from psync.client.wakeup import ClockWatch, boottime
+from psync.errors import ConnectionLost, Fault, ProtocolError, PsyncError
 from psync.model import Overflow, RunSpec
 from psync.protocol.messages import (
     HEARTBEAT_TIMEOUT,
@@ -42,26 +44,20 @@ if TYPE_CHECKING:
 FIRST_PAUSE = 0.1
 """Seconds before the second attempt to connect again; the first is made at once."""
 
-LONGEST_PAUSE = 5.0
-"""Seconds between later attempts; each pause is shortened by up to half, at random."""
+LONGEST_PAUSE = 1.0
+"""Seconds between later attempts; each pause is shortened by up to half, at random. Output is to
+flow again within two seconds after the network has healed."""
 
+FIRST_MINUTE = 60.0
+"""Seconds after which the pauses grow on: whoever has been away for so long is in less of a hurry,
+and so is the host that is not there."""
 
-REQUEST_TIMEOUT = 60.0
-"""Seconds the daemon has to answer a numbered request. A connection that died is noticed sooner;
-this is for a daemon that lives and does not answer."""
+PATIENT_PAUSE = 5.0
+"""Seconds between attempts in the end."""
 
-MOST_REQUESTS = 256
-"""Numbered requests that may wait for their answers at a time."""
-
-Request = OpenProject | ListRuns | Locate | RenewCertificate
-Answer = ProjectOpened | RunList | Located | CertificateRenewed
-
-_ANSWERS: dict[type[Request], type[Answer]] = {
-    OpenProject: ProjectOpened,
-    ListRuns: RunList,
-    Locate: Located,
-    RenewCertificate: CertificateRenewed,
-}
+WAKING = 60.0
+"""Seconds of attempts after this machine woke up, however long it slept: its network needs a moment
+too, and what a run has come to is worth knowing also when its time is over."""
 
 
 class Attachment(Protocol):
@@ -81,6 +77,10 @@ class Attachment(Protocol):
 
     def on_failed(self, error: PsyncError) -> None:
         """There will be no other connection."""
+
+
+def _ignore(*_arguments: object) -> None:
+    return None
 
 
 def worth_retrying(error: PsyncError) -> bool:
@@ -112,12 +112,15 @@ class Lifeline:
         self.on_connection = on_connection
         self._dial = dial
         self._runs: dict[int, Attachment] = {}
-        self._requests: dict[int, tuple[type[Answer], asyncio.Future[Answer]]] = {}
+        self._requests = Requests()
         self._features: tuple[str, ...] = ()
         self._last_channel = 0
-        self._last_request = 0
         self._reconnecting: asyncio.Task[None] | None = None
         self._closed = False
+        self._watch = ClockWatch(self._on_jump)
+        self._hurry = asyncio.Event()
+        self._attempt: asyncio.Task[Link] | None = None
+        self._patient_until = 0.0
 
     async def open(self) -> Link:
         """Make the first connection; raises what ``dial`` raises. Cancellation leaves none."""
@@ -149,13 +152,14 @@ class Lifeline:
     def abandon(self) -> None:
         """Do what ``close`` does without waiting for the other side to take note."""
         self._closed = True
+        self._watch.stop()
         if self._reconnecting is not None:
             self._reconnecting.cancel()
         link, self.link = self.link, None
         if link is not None:
             link.close()
         gone = ConnectionLost("this side closed the connection")
-        self._fail_requests(gone)
+        self._requests.fail(gone)
         for run in list(self._runs.values()):
             run.on_failed(gone)
 
@@ -167,12 +171,15 @@ class Lifeline:
             self._last_channel = self._last_channel % MAX_CHANNEL + 1
             if self._last_channel not in self._runs:
                 self._runs[self._last_channel] = run
+                self._watch.start()
                 return self._last_channel
         raise ProtocolError("all channels of this connection are in use")
 
     def leave(self, channel: int) -> None:
         """Forget the run of ``channel``."""
         self._runs.pop(channel, None)
+        if not self._runs:
+            self._watch.stop()
         if not self._runs and self._reconnecting is not None and self.link is None:
             self._reconnecting.cancel()
             self._reconnecting = None
@@ -248,23 +255,7 @@ class Lifeline:
 
         Cancellation forgets the request; the daemon may do what it asks for.
         """
-        if len(self._requests) >= MOST_REQUESTS:
-            raise ProtocolError("too many requests are waiting for an answer")
-        self._last_request += 1
-        number = self._last_request
-        message = make(number)
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._requests[number] = _ANSWERS[type(message)], answer
-        try:
-            self.send(message)
-            async with asyncio.timeout(REQUEST_TIMEOUT):
-                return await answer
-        except TimeoutError:
-            raise ConnectError(
-                f"the daemon on {self.name} did not answer within {REQUEST_TIMEOUT:.0f} seconds"
-            ) from None
-        finally:
-            self._requests.pop(number, None)
+        return await self._requests.ask(make, self.send, self.name)
 
     # -- inside -------------------------------------------------------------------------------
 
@@ -275,29 +266,18 @@ class Lifeline:
 
     def _on_message(self, message: Message) -> None:
         if isinstance(message, RequestRefused | Answer):
-            self._on_answer(message)
+            self._requests.on_answer(message)
             return
         run = self._runs.get(getattr(message, "channel", 0))
         if run is not None:  # else it left, and this was on its way
             run.on_message(message)
-
-    def _on_answer(self, message: RequestRefused | Answer) -> None:
-        kind, answer = self._requests.get(message.request, (None, None))
-        if kind is None or answer is None or answer.done():
-            return  # it was given up meanwhile
-        if isinstance(message, RequestRefused):
-            answer.set_exception(from_code(message.code, message.message, message.hint))
-        elif isinstance(message, kind):
-            answer.set_result(message)
-        else:
-            raise ProtocolError(f"{type(message).__name__} answers no request for one")
 
     def _on_closed(self, error: PsyncError | None) -> None:
         self.link = None
         if self._closed:
             return
         error = error or ConnectionLost("the daemon closed the connection")
-        self._fail_requests(error)
+        self._requests.fail(error)
         if not worth_retrying(error):
             self._fail_runs(error)
             return
@@ -309,30 +289,79 @@ class Lifeline:
             task.add_done_callback(self._reconnected)
             self._reconnecting = task
 
+    def _on_jump(self, seconds: float) -> None:
+        """This machine slept, or its clock was set: what is connected now may long be dead."""
+        self._patient_until = asyncio.get_running_loop().time() + WAKING
+        link = self.link
+        if link is not None:
+            link.on_message, link.on_closed = _ignore, _ignore
+            link.close()
+            self._on_closed(
+                ConnectionLost(
+                    f"this machine slept, or its clock was set, by {seconds:.0f} seconds"
+                )
+            )
+            return
+        self._hurry.set()
+        if self._attempt is not None:
+            self._attempt.cancel()
+
     async def _reconnect(self, error: PsyncError) -> None:
         """Dial until it works, or until nothing waits for it any more."""
-        loop = asyncio.get_running_loop()
-        lost_at = loop.time()
+        lost_at = boottime()
         pause = FIRST_PAUSE
         while True:
+            self._hurry.clear()
             try:
-                link = await self._dial()
-                break
+                link = await self._dial_unless_hurried()
+                if link is not None:
+                    break
             except PsyncError as failure:
                 if not worth_retrying(failure):
                     self._fail_runs(failure)
                     return
                 error = failure
-            self._give_up(loop.time() - lost_at, error)
+            elapsed = boottime() - lost_at
+            self._give_up(elapsed, error)
             if not self._runs:
                 return
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
-            pause = min(2 * pause, LONGEST_PAUSE)
+            if self._hurry.is_set():
+                pause = FIRST_PAUSE
+                continue
+            longest = LONGEST_PAUSE if elapsed < FIRST_MINUTE else PATIENT_PAUSE
+            await self._rest(pause * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
+            pause = min(2 * pause, longest)
         self._take(link)
         self.on_connection(None)
         for run in list(self._runs.values()):
             if self.link is link:  # a run's first words may have ended it again
                 run.on_connected()
+
+    async def _dial_unless_hurried(self) -> Link | None:
+        """Dial; return None where the attempt was given up for a better one."""
+
+        async def dial() -> Link:
+            return await self._dial()
+
+        attempt = self._attempt = asyncio.get_running_loop().create_task(dial())
+        try:
+            await asyncio.wait([attempt])
+        except asyncio.CancelledError:
+            attempt.cancel()
+            await asyncio.wait([attempt])
+            if not attempt.cancelled() and attempt.exception() is None:
+                attempt.result().close()
+            raise
+        finally:
+            self._attempt = None
+        return None if attempt.cancelled() else attempt.result()
+
+    async def _rest(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._hurry.wait()
+        except TimeoutError:
+            return
 
     def _reconnected(self, task: asyncio.Task[None]) -> None:
         if self._reconnecting is task:
@@ -342,6 +371,8 @@ class Lifeline:
 
     def _give_up(self, elapsed: float, error: PsyncError) -> None:
         """Fail the runs that the daemon has stopped by now, for want of a client."""
+        if asyncio.get_running_loop().time() < self._patient_until:
+            return
         for channel, run in list(self._runs.items()):
             # the daemon may have noticed the loss that much later
             if run.grace is not None and elapsed > run.grace + HEARTBEAT_TIMEOUT:
@@ -349,7 +380,8 @@ class Lifeline:
                 run.on_failed(
                     ConnectionLost(
                         f"no connection for {elapsed:.0f} seconds ({error.message}); the run's "
-                        f"time without a client is over"
+                        f"time without a client is over",
+                        hint="psync ps -a shows what became of it",
                     )
                 )
 
@@ -357,8 +389,3 @@ class Lifeline:
         for channel, run in list(self._runs.items()):
             self._runs.pop(channel, None)
             run.on_failed(error)
-
-    def _fail_requests(self, error: PsyncError) -> None:
-        for _kind, answer in self._requests.values():
-            if not answer.done():
-                answer.set_exception(error)
