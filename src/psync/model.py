@@ -16,6 +16,10 @@ PROJECT_ID = r"[a-z0-9][a-z0-9._-]{0,79}"
 """What a project's ID looks like: one harmless file name."""
 
 
+RUN_ID = r"[a-z0-9]{1,32}"
+"""What a run's ID looks like."""
+
+
 def is_project_id(text: str) -> bool:
     """Whether ``text`` may name a project's directory on the daemon host."""
     return re.fullmatch(PROJECT_ID, text) is not None
@@ -73,7 +77,7 @@ class ExitStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         except KeyError:  # a real-time signal, named SIGRTMIN+n by the daemon host
             base, _, plus = self.signal.partition("+")
             number = 34 if base == "SIGRTMIN" else 0
-            return 128 + number + int(plus or 0)
+            return 128 + number + (int(plus) if plus.isdecimal() and len(plus) < 3 else 0)
 
 
 class Overflow(StrEnum):
@@ -137,7 +141,7 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         overflow: as in ``RunSpec``.
     """
 
-    id: str
+    id: Annotated[str, msgspec.Meta(pattern=rf"\A{RUN_ID}\Z")]
     command: tuple[bytes, ...]
     state: RunState
     created: float

@@ -39,6 +39,8 @@ def test_sizes_are_for_people(count: int, text: str) -> None:
     ("seconds", "text"),
     [
         (-5.0, "0.0s"),
+        (-1e300, "0.0s"),
+        (1e300, "1157407d09h"),
         (0.49, "0.4s"),
         (9.99, "9.9s"),
         (10, "10s"),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
-from tests.support.field import Field
+from tests.support.field import SOURCES, Field
 
 from psync.cli.ps import as_json, as_table
 from psync.model import ExitStatus, RunInfo, RunState
@@ -108,3 +111,23 @@ def test_options_that_exclude_each_other() -> None:
             done = field.psync("ps", *words)
             assert (done.returncode, done.stdout) == (2, b"")
             assert done.stderr.endswith(b"; see psync ps --help\n")
+
+
+def test_nothing_heavy_is_imported_to_say_so(tmp_path: Path) -> None:
+    code = """
+import sys
+before = set(sys.modules)
+from psync.cli.main import dispatch
+dispatch(["ps", "-q"])
+heavy = {"asyncio", "ssl", "cryptography", "rich", "tomlkit", "picows", "json", "subprocess"}
+print(*heavy & (set(sys.modules) - before))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"HOME": str(tmp_path), "PYTHONPATH": SOURCES},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        timeout=50,
+        check=True,
+    )
+    assert done.stdout == b"\n"

@@ -91,7 +91,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--stream", choices=_STREAMS, default="both", help="only this one (default: both)"
     )
     parser.add_argument("--raw", action="store_true", help="a terminal gets the bytes as they are")
-    parser.add_argument("run", metavar="RUN", nargs="?", type=reference, default=NEWEST)
+    parser.add_argument(
+        "run", metavar="RUN", nargs="?", type=reference, default=NEWEST, help=argparse.SUPPRESS
+    )
     return parser.parse_args(argv)
 
 

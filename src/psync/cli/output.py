@@ -89,8 +89,9 @@ def size(count: float) -> str:
 
 def span(seconds: float) -> str:
     """Return a time for people, as a duration is typed: ``0.4s``, ``42s``, ``7m30s``, ``2d04h``."""
+    seconds = min(max(seconds, 0.0), 1e11)  # clocks differ, and some are far off
     if seconds < 10:
-        return f"{max(int(seconds * 10), 0) / 10:.1f}s"
+        return f"{int(seconds * 10) / 10:.1f}s"
     minutes, rest = divmod(int(seconds), 60)
     if not minutes:
         return f"{rest}s"

@@ -31,7 +31,8 @@ DESCRIPTION = f"""\
 Stop runs: SIGTERM to the program, after the grace SIGTERM to everything it started, then SIGKILL
 until none of it is left. Returns when they are over, and says how each of them ended.
 
-{REFERENCE[0].upper()}{REFERENCE[1:]}. One that is over already is no failure.
+{REFERENCE[0].upper()}{REFERENCE[1:]}.
+One that is over already is no failure.
 """
 
 GRACE = 10.0
@@ -74,7 +75,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="time between the signal and what follows, such as 30s (default: 10s)",
     )
     parser.add_argument("-a", "--all", action="store_true", help="stop every run of the target")
-    parser.add_argument("runs", metavar="RUN", nargs="*", type=reference)
+    parser.add_argument("runs", metavar="RUN", nargs="*", type=reference, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.all and options.runs:
         parser.error("--all stops every run; RUN must not be given with it")
