@@ -58,7 +58,7 @@ def read_ending(directory: str) -> Ending:
         error=None if failure is None else _CODES.get(failure.kind, "not-executable"),
         message="" if failure is None else failure.message,
         reason=exit_.reason,
-        started=exit_.started,
+        started=exit_.started if failure is None else None,
         ended=exit_.ended,
         oldest=min(log_extent(directory)[1], exit_.output_end),
     )

@@ -13,27 +13,35 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-import msgspec
-
-from psync.daemon.environment import home_directory, run_environment
 from psync.daemon.launcher import Launcher, LaunchError
-from psync.daemon.run import FLOOR_STEP, Run
-from psync.daemon.rundir import FORMAT, GONE, LOST, TICKET, Ticket, has_supervisor, inspect
+from psync.daemon.listing import Entry, page, select
+from psync.daemon.retention import Age, Now, Retention, size_on_disk, surplus
+from psync.daemon.run import Run
+from psync.daemon.rundir import (
+    GONE,
+    LOST,
+    NEW,
+    Ticket,
+    create,
+    has_supervisor,
+    inspect,
+    is_leftover,
+    never_began,
+)
+from psync.daemon.spec import LogLimits as LogLimits, check, supervised, ticket
 from psync.daemon.strays import clean_up
 from psync.daemon.tasks import Tasks
 from psync.errors import PsyncError, Refused
-from psync.model import RunSpec, RunState
+from psync.model import RunInfo, RunSpec, RunState, Stream
 from psync.paths import private_directory
-from psync.supervisor import record
+from psync.supervisor.log import LogDamaged
+from psync.supervisor.search import locate
 from psync.text import printable
 
-KEPT_RUNS = 200
-"""Finished runs whose output and exit record are kept; the oldest go first."""
-
-LOWEST_LIMIT = 4 * FLOOR_STEP
-"""Least output a run may hold unread; with less it would wait for news that comes in steps."""
+RETENTION_INTERVAL = 60.0
+"""Seconds between two looks for runs that have become too old."""
 
 PATIENCE = 1.0
 """Longest pause, in seconds, between two attempts to reach a supervisor that lives."""
@@ -41,21 +49,10 @@ PATIENCE = 1.0
 logger = logging.getLogger("psync.runs")
 
 
-class LogLimits(msgspec.Struct, frozen=True):
-    """How much output of a run is held on disk, in bytes.
-
-    Attributes:
-        unread: output that no client has taken yet; a run that reaches it blocks. Not below
-            ``LOWEST_LIMIT``.
-        kept: output that was delivered and stays readable.
-    """
-
-    unread: int = record.LOG_LIMIT
-    kept: int = record.LOG_KEEP
-
-
 class Runs:
     """All runs of one daemon.
+
+    What is done for one run does not depend on how many there are, but for a list of them.
 
     Args:
         directory: absolute path; made when missing.
@@ -63,6 +60,7 @@ class Runs:
         tasks: owner of what goes on in the background.
         limits: how much output of a run is kept.
         environ: the daemon's own environment.
+        retention: which finished runs are kept.
     """
 
     def __init__(
@@ -72,15 +70,20 @@ class Runs:
         tasks: Tasks,
         limits: LogLimits,
         environ: Mapping[bytes, bytes],
+        retention: Retention = Retention(),  # noqa: B008 - frozen
     ) -> None:
         self._directory = directory
         self._launcher = launcher
         self._tasks = tasks
         self._limits = limits
         self._environ = environ
-        self._runs: dict[str, Run] = {}
-        self._requests: dict[tuple[str, str], str] = {}
-        self._finished: list[str] = []
+        self._retention = retention
+        self._entries: dict[str, Entry] = {}  # in the order in which they were asked for
+        self._requests: dict[tuple[str, str], Entry] = {}
+        self._active: dict[str, Run] = {}
+        self._finished: dict[str, Entry] = {}  # in the order in which they ended
+        self._size = 0  # on disk, of those
+        self._untold: set[str] = set()  # over, and somebody is attached who may not know it yet
         self._refusing = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -97,6 +100,7 @@ class Runs:
         *,
         executable: str | None,
         cwd: str | None,
+        client_name: str = "",
     ) -> Run:
         """Start a run, or return the one that the same request has started already.
 
@@ -108,6 +112,7 @@ class Runs:
             spec: what to run.
             executable: absolute path of the program, None to look it up on the run's PATH.
             cwd: absolute working directory, None for the user's home.
+            client_name: the client's name, for people.
 
         Raises:
             PsyncError: the run's directory cannot be made (disk full).
@@ -115,24 +120,33 @@ class Runs:
         """
         known = self._requests.get((client, request))
         if known is not None:
-            return self._runs[known]
+            return known.run
         if self._refusing:
             raise Refused(
                 "the daemon is being stopped; it starts no run any more",
                 hint="wait a moment, then try again",
             )
-        _check(spec)
+        check(spec)
         run_id = secrets.token_hex(5)
         run = Run(run_id, os.path.join(self._directory, run_id), self)
+        origin = ticket(spec, client=client, client_name=client_name, request=request)
+        told = supervised(
+            spec,
+            run_id=run_id,
+            executable=executable,
+            cwd=cwd,
+            environ=self._environ,
+            limits=self._limits,
+        )
         try:
-            self._write(run, request, client, spec, executable, cwd)
+            create(run.directory, origin, told)
         except OSError as error:
-            shutil.rmtree(run.directory, ignore_errors=True)
+            shutil.rmtree(f"{run.directory}{NEW}", ignore_errors=True)
             raise PsyncError(
                 f"the run cannot be recorded on the daemon host: {error.strerror}",
                 hint="free some space there" if error.errno == errno.ENOSPC else "",
             ) from error
-        self._add(run, client, request)
+        self._add(run, origin)
         self._tasks.start(f"launch run {run_id}", self._launch(run))
         return run
 
@@ -142,14 +156,73 @@ class Runs:
         Raises:
             Refused: there is none.
         """
-        run = self._runs.get(run_id)
-        if run is None:
-            raise Refused(f"there is no run {printable(run_id)} on this daemon")
-        return run
+        return self._entry(run_id).run
+
+    def project(self, run_id: str) -> str | None:
+        """Return the project that a run belongs to, None for one that belongs to none.
+
+        Raises:
+            Refused: there is no such run.
+        """
+        return self._entry(run_id).project
 
     def active(self) -> list[Run]:
         """Return the runs that have not ended."""
-        return [run for run in self._runs.values() if not run.state.final]
+        return list(self._active.values())
+
+    def listing(
+        self, match: str, active: bool, before: str | None, visible: Callable[[str | None], bool]
+    ) -> tuple[tuple[RunInfo, ...], bool]:
+        """Return a page of the runs that a client asks for, and whether there are more.
+
+        The newest come first.
+
+        Args:
+            match: see ``protocol.requests.ListRuns``.
+            active: only those that have not ended.
+            before: only those older than this one, which was the last of the page before.
+            visible: whether the client may see the runs of a project (None: of none).
+
+        Raises:
+            Refused: ``before`` has been removed since; the list has to be asked for from the start.
+        """
+        entries = reversed(self._entries.values())
+        if before is not None:
+            if before not in self._entries:
+                raise Refused(
+                    f"run {printable(before)} is gone; the list is another one now",
+                    hint="ask again",
+                )
+            for entry in entries:
+                if entry.run.id == before:
+                    break
+        return page(select(entries, match, active, visible))
+
+    async def locate(
+        self, run_id: str, lines: int | None, since: float | None, stream: Stream | None
+    ) -> tuple[int, int, int]:
+        """Return a place in a run's output, the oldest byte that is there, and the end.
+
+        See ``supervisor.search.locate``. Works in a thread, since an output may have gigabytes;
+        cancelling it leaves the thread to its end.
+
+        Raises:
+            Refused: there is no such run.
+            PsyncError: its output cannot be read.
+        """
+        run = self._entry(run_id).run
+        try:
+            return await asyncio.to_thread(
+                locate, run.directory, lines, since, None if stream is None else int(stream)
+            )
+        except FileNotFoundError:
+            return 0, 0, 0  # it has no output yet, or was lost before there was any
+        except (OSError, LogDamaged) as error:
+            logger.error("the output of run %s cannot be read: %s", run.id, error)
+            raise PsyncError(
+                "the output of this run cannot be read on the daemon host",
+                hint="the daemon's log says more",
+            ) from error
 
     def refuse(self) -> None:
         """Start no run any more."""
@@ -174,24 +247,32 @@ class Runs:
             ConfigError: the directory cannot be used.
         """
         private_directory(self._directory)
-        tickets: list[tuple[float, str, Ticket]] = []
+        found: list[tuple[float, str, Ticket]] = []
         for name in sorted(os.listdir(self._directory)):
             directory = os.path.join(self._directory, name)
-            if name.endswith(GONE):
+            if is_leftover(name):
                 self._tasks.start(f"remove {name}", _remove(directory))
-            elif name.isalnum() and (ticket := inspect(name, directory)) is not None:
-                tickets.append((ticket.created, name, ticket))
-        for _, name, ticket in sorted(tickets, key=lambda entry: entry[:2]):
+            elif (origin := inspect(name, directory)) is not None:
+                found.append((origin.created, name, origin))
+        for _, name, origin in sorted(found, key=lambda entry: entry[:2]):
             run = Run(name, os.path.join(self._directory, name), self)
-            self._add(run, ticket.client, ticket.request)
+            if never_began(run.directory, origin):
+                logger.warning("run %s was never begun; its client asks again", name)
+                self._remove(run)
+                continue
+            self._add(run, origin)
             if not await self._meet(run):
                 self.on_gone(run)
+        in_order = sorted(self._finished.items(), key=lambda item: item[1].age.ended)
+        self._finished = dict(in_order)
         self._prune()
+        if self._retention.age is not None:
+            self._tasks.start("remove old runs", self._keep_pruning())
 
     def close(self) -> None:
         """Let go of every supervisor; the runs go on."""
-        for run in self._runs.values():
-            run.close()
+        for entry in self._entries.values():
+            entry.run.close()
 
     async def _launch(self, run: Run) -> None:
         try:
@@ -203,8 +284,9 @@ class Runs:
                     "the run could not be started on the daemon host",
                     hint="the daemon's log says more",
                 )
-            self._forget(run)
+            entry = self._entries[run.id]
             run.failed(error)
+            self._forget(entry)
             self._note_idle()
             self._remove(run)
             return
@@ -244,76 +326,84 @@ class Runs:
     def on_final(self, run: Run) -> None:
         """See ``run.Owner``."""
         mark = os.path.join(run.directory, LOST)
-        if run.state is RunState.LOST and not os.path.exists(mark):
-            logger.error("run %s is lost: its supervisor left no record", run.id)
-            self._tasks.start(f"kill what run {run.id} left", _clean_up(run, mark))
-        self._finished.append(run.id)
+        entry = self._entries[run.id]
+        assert run.ending is not None
+        ended = run.ending.ended
+        if run.state is RunState.LOST:
+            ended = _time_of(mark)
+            if ended is None:
+                logger.error("run %s is lost: its supervisor left no record", run.id)
+                self._tasks.start(f"kill what run {run.id} left", _clean_up(run, mark))
+        now = Now(time.time(), time.monotonic())
+        entry.finished(run.ending)
+        entry.age = Age.of(now.wall if ended is None else ended, now)
+        entry.size = size_on_disk(run.directory)
+        self._active.pop(run.id, None)
+        self._finished[run.id] = entry
+        self._size += entry.size
+        if run.watched:
+            self._untold.add(run.id)
         self._note_idle()
         self._prune()
 
     def on_unwatched(self, run: Run) -> None:
         """See ``run.Owner``."""
         if run.state.final:
+            self._untold.discard(run.id)
             self._note_idle()
             self._prune()
 
     def _note_idle(self) -> None:
-        if self.active():
+        if self._active:
             return
         self._idle.set()
-        if not any(run.watched for run in self._runs.values()):
+        if not self._untold:
             self._told.set()
 
     # -- the directory -----------------------------------------------------------------
 
-    def _write(
-        self,
-        run: Run,
-        request: str,
-        client: str,
-        spec: RunSpec,
-        executable: str | None,
-        cwd: str | None,
-    ) -> None:
-        environment = run_environment(self._environ, run.id, spec.env)
-        os.mkdir(run.directory, 0o700)
-        ticket = Ticket(FORMAT, client, request, spec.project, spec.name, spec.argv, time.time())
-        with open(os.path.join(run.directory, TICKET), "wb") as file:
-            file.write(msgspec.json.encode(ticket))
-        record.write_spec(
-            run.directory,
-            record.Spec(
-                argv=list(spec.argv),
-                env=list(environment.items()),
-                cwd=os.fsencode(cwd) if cwd is not None else home_directory(self._environ),
-                executable=None if executable is None else os.fsencode(executable),
-                run_id=run.id,
-                name=spec.name,
-                disconnect_grace=spec.disconnect_grace,
-                log_limit=max(self._limits.unread, LOWEST_LIMIT),
-                log_keep=self._limits.kept,
-            ),
-        )
+    def _entry(self, run_id: str) -> Entry:
+        entry = self._entries.get(run_id)
+        if entry is None:
+            raise Refused(f"there is no run {printable(run_id)} on this daemon")
+        return entry
 
-    def _add(self, run: Run, client: str, request: str) -> None:
-        self._runs[run.id] = run
-        self._requests[client, request] = run.id
+    def _add(self, run: Run, origin: Ticket) -> None:
+        entry = Entry(run, origin)
+        self._entries[run.id] = entry
+        self._requests[entry.client, entry.request] = entry
+        self._active[run.id] = run
         self._idle.clear()
         self._told.clear()
 
-    def _forget(self, run: Run) -> None:
-        self._runs.pop(run.id, None)
-        self._requests = {key: value for key, value in self._requests.items() if value != run.id}
+    def _forget(self, entry: Entry) -> None:
+        run_id = entry.run.id
+        self._active.pop(run_id, None)
+        self._untold.discard(run_id)
+        if self._finished.pop(run_id, None) is not None:
+            self._size -= entry.size
+        del self._entries[run_id]
+        key = (entry.client, entry.request)
+        if self._requests.get(key) is entry:
+            del self._requests[key]
 
     def _prune(self) -> None:
-        """Forget the oldest finished runs beyond ``KEPT_RUNS`` that nobody looks at."""
-        for run_id in self._finished[: max(0, len(self._finished) - KEPT_RUNS)]:
-            run = self._runs.get(run_id)
-            if run is None or run.watched:
-                continue
-            self._finished.remove(run_id)
-            self._forget(run)
-            self._remove(run)
+        """Forget the finished runs that are not to be kept any longer."""
+        now = Now(time.time(), time.monotonic())
+        for entry in surplus(
+            self._finished.values(),
+            self._retention,
+            now,
+            count=len(self._finished),
+            size=self._size,
+        ):
+            self._forget(entry)
+            self._remove(entry.run)
+
+    async def _keep_pruning(self) -> None:
+        while True:
+            await asyncio.sleep(RETENTION_INTERVAL)
+            self._prune()
 
     def _remove(self, run: Run) -> None:
         """Remove a run's directory, in the background: it may hold a gigabyte."""
@@ -334,18 +424,16 @@ async def _clean_up(run: Run, mark: str) -> None:
     killed = await asyncio.to_thread(clean_up, run.id, run.directory)
     if killed:
         logger.warning("killed %d processes that the lost run %s left", killed, run.id)
-    with open(mark, "wb"):
-        pass  # the next daemon need not look for them again
+    try:
+        with open(mark, "wb"):
+            pass  # the next daemon need not look for them again
+    except FileNotFoundError:
+        pass  # it is not kept
 
 
-def _check(spec: RunSpec) -> None:
-    if not spec.argv:
-        raise Refused("the command is empty")
-    for word in (*spec.argv, *(part for pair in spec.env for part in pair)):
-        if b"\0" in word:
-            raise Refused("arguments and environment cannot hold a NUL byte")
-    if spec.disconnect_grace is not None and spec.disconnect_grace < 0:
-        raise Refused("the time a run waits for its client cannot be negative")
-    for name, _ in spec.env:
-        if not name or b"=" in name:
-            raise Refused(f"{printable(name)} is not the name of an environment variable")
+def _time_of(path: str) -> float | None:
+    """When a file was written last, None if there is none."""
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return None

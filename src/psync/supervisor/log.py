@@ -21,10 +21,10 @@ from __future__ import annotations
 import os
 
 from psync.supervisor import index
-from psync.supervisor.cursor import Cursor, LogDamaged
+from psync.supervisor.cursor import Cursor, LogDamaged, LogNewer
 from psync.supervisor.index import STDERR, STDOUT, Index
 
-__all__ = ["STDERR", "STDOUT", "Gap", "LogDamaged", "LogReader", "tidy"]
+__all__ = ["STDERR", "STDOUT", "Gap", "LogDamaged", "LogNewer", "LogReader", "tidy"]
 
 SEGMENT = 16 * 1024 * 1024
 
@@ -67,7 +67,7 @@ class LogReader:
 
     Raises:
         FileNotFoundError: the run has no log (its supervisor never came up).
-        LogDamaged: the cursor is no cursor.
+        LogDamaged: the cursor is no cursor; ``LogNewer`` if it is one of a later format.
     """
 
     def __init__(self, run_dir: str, *, times: bool = False) -> None:

@@ -119,6 +119,7 @@ class LogWriter:
         except OSError:
             pass
         self._close()
+        self.cursor.seal()
 
     def _add_entry(self, now: int, stream: int) -> None:
         entry = index.pack(self._end, now, stream)

@@ -72,6 +72,10 @@ class RecordError(Exception):
     """A file of the run directory is damaged, or of a format this version does not know."""
 
 
+class RecordNewer(RecordError):
+    """It is of a later format."""
+
+
 class Spec:
     """What one supervisor is to run. The daemon has resolved and checked everything.
 
@@ -413,7 +417,12 @@ def _read(run_dir: str, name: str, fields: dict[str, tuple[type, ...]]) -> dict[
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{path}: {error}") from error
-    if not isinstance(value, dict) or value.pop("format", None) != FORMAT:
+    if not isinstance(value, dict):
+        raise RecordError(f"{path}: not of format {FORMAT}")
+    number = value.pop("format", None)
+    if type(number) is int and number > FORMAT:
+        raise RecordNewer(f"{path} is of format {number}")
+    if number != FORMAT:
         raise RecordError(f"{path}: not of format {FORMAT}")
     if value.keys() != fields.keys():
         raise RecordError(f"{path}: has other fields than it must have")
