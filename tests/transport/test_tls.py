@@ -374,7 +374,7 @@ def test_silence_is_named_so(pair: Pair) -> None:
         ("TLSV13_ALERT_CERTIFICATE_REQUIRED", NotPaired),
         ("TLSV1_ALERT_UNKNOWN_CA", NotPaired),
         ("tlsv1 alert unknown ca", NotPaired),
-        ("TLSV1_ALERT_ACCESS_DENIED", NotPaired),
+        ("TLSV1_ALERT_ACCESS_DENIED", ConnectError),
         ("RECORD_LAYER_FAILURE", ProtocolError),
         ("WRONG_VERSION_NUMBER", ProtocolError),
         ("UNSUPPORTED_PROTOCOL", ProtocolError),

@@ -24,7 +24,7 @@ import picows
 from psync.errors import ConnectionLost, ProtocolError, PsyncError
 from psync.protocol.codec import HEADER, MAX_MESSAGE
 from psync.protocol.connection import Connection, Side, State
-from psync.protocol.messages import Data, Hello, Message
+from psync.protocol.messages import MAX_CONTROL, Data, Hello, Message
 
 WRITE_HIGH_WATER = 512 * 1024
 """Bytes in the transport's buffer above which ``writable`` turns False. Large enough for eight full
@@ -59,9 +59,14 @@ class Link(picows.WSListener):
             respect it; control messages may be sent all the same.
         address: the peer's address, for people; empty for a unix socket.
         certificate: the peer's certificate (DER).
+
+    Args:
+        side: which end this is.
+        hello: what this end says first.
+        message: largest control message taken, in bytes. The protocol's own limit stays.
     """
 
-    def __init__(self, side: Side, hello: Hello) -> None:
+    def __init__(self, side: Side, hello: Hello, *, message: int = MAX_CONTROL) -> None:
         self.on_message: Callable[[Message], None] = _ignore
         self.on_closed: Callable[[PsyncError | None], None] = _ignore
         self.on_writable: Callable[[], None] = _ignore
@@ -70,6 +75,7 @@ class Link(picows.WSListener):
         self.address = ""
         self.certificate = b""
         self._end = "the connection to the other side was cut"
+        self._largest = message
         self._side = side
         self._loop = asyncio.get_running_loop()
         self._machine = Connection(side, hello, self._loop.time())
@@ -153,6 +159,15 @@ class Link(picows.WSListener):
         if kind == picows.WSMsgType.BINARY and frame.fin:
             was_open = self._machine.state is State.OPEN
             payload = frame.get_payload_as_memoryview()  # valid until this returns
+            if frame.payload_size > HEADER.size + self._largest and payload[0] != Data.TYPE:
+                self.close(
+                    ProtocolError(
+                        f"a message of {frame.payload_size - HEADER.size} bytes is over the "
+                        f"other side's limit of {self._largest}",
+                        hint="raise message in [limits] of the daemon's configuration",
+                    )
+                )
+                return
             message = self._machine.receive(payload, self._loop.time())
             if message is not None:
                 if was_open:
@@ -163,6 +178,8 @@ class Link(picows.WSListener):
                     return
         elif kind == picows.WSMsgType.CLOSE:
             self._end = "the other side closed the connection"
+            if frame.get_close_code() == picows.WSCloseCode.MESSAGE_TOO_BIG:
+                self._end += ": a message was too large for it"
             transport.send_close(frame.get_close_code() or picows.WSCloseCode.OK)
             transport.disconnect()
         else:
@@ -237,12 +254,14 @@ class Link(picows.WSListener):
             self._transport.underlying_transport.abort()
 
 
-def websocket_options() -> dict[str, Any]:
-    """Return the picows options that both sides share."""
-    return {
+def websocket_options(*, tls: bool = True) -> dict[str, Any]:
+    """Return the picows options that both sides share; without those that are about ``tls``."""
+    options: dict[str, Any] = {
         "max_frame_size": MAX_MESSAGE,
         "enable_auto_ping": False,  # heartbeat is psync.v1's own, so that it is testable
         "logger_name": logger,
         "use_aiofastnet": True,
-        "ssl_shutdown_timeout": CLOSE_TIMEOUT,
     }
+    if tls:
+        options["ssl_shutdown_timeout"] = CLOSE_TIMEOUT
+    return options

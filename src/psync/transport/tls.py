@@ -32,8 +32,16 @@ _REFUSED = {
     "UNSUPPORTED_CERTIFICATE": "the daemon does not take a certificate of this kind",
     "BAD_CERTIFICATE": "the daemon does not accept this client's certificate",
     "CERTIFICATE_UNKNOWN": "the daemon does not accept this client's certificate",
-    "ACCESS_DENIED": "the daemon does not accept this client",
     "DECRYPT_ERROR": "the daemon could not verify this client's certificate",
+}
+
+# What the daemon's door says before TLS has begun (see ``door``). Both pass.
+_TURNED_AWAY = {
+    "ALERT_ACCESS_DENIED": (
+        "refuses this address for a while after too many failed attempts",
+        "wait a minute",
+    ),
+    "ALERT_INTERNAL_ERROR": ("has too many strangers at its door", "try again"),
 }
 
 # Other TLS servers: older versions, no common ciphers, a name they do not serve, ALPN of their own.
@@ -47,8 +55,19 @@ _OTHER_TLS = (
     "ALERT_MISSING_EXTENSION",
 )
 
+# What strangers do to a daemon, for its log.
+_STRANGERS = {
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it showed no certificate",
+    "HTTP_REQUEST": "it speaks plain HTTP",
+    "WRONG_VERSION_NUMBER": "it does not speak TLS",
+    "UNSUPPORTED_PROTOCOL": "it speaks an older TLS only",
+    "UNEXPECTED_EOF": "it hung up during the TLS handshake",
+    "ALERT_UNKNOWN_CA": "it does not trust this daemon's certificate",
+    "ALERT_BAD_CERTIFICATE": "it does not accept this daemon's certificate",
+}
+
 # Damage on the way and trouble of the peer's own: the next connection may be better.
-_PASSING = ("BAD_RECORD_MAC", "ALERT_INTERNAL_ERROR")
+_PASSING = ("BAD_RECORD_MAC",)
 
 
 def client_context(ca: str, cert: str, key: str) -> ssl.SSLContext:
@@ -142,6 +161,19 @@ def explain(error: Exception, peer: str = "the other side") -> PsyncError | None
     return None
 
 
+def failed_handshake(error: OSError) -> str:
+    """Say in a few words for the daemon's log how a stranger's TLS handshake failed."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not valid: {printable(error.verify_message or str(error))}"
+    if isinstance(error, ssl.SSLError):
+        reason = (getattr(error, "reason", None) or str(error)).upper().replace(" ", "_")
+        for word, meaning in _STRANGERS.items():
+            if word in reason:
+                return meaning
+        return f"TLS failed: {printable(reason.lower().replace('_', ' '))[:200]}"
+    return "it hung up during the TLS handshake"
+
+
 def _load(context: ssl.SSLContext, *, cert: str, key: str, ca: str) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_flags |= ssl.VERIFY_X509_STRICT
@@ -213,6 +245,9 @@ def _explain_reason(error: ssl.SSLError, peer: str) -> PsyncError:
         for word, meaning in _REFUSED.items():
             if word in reason:
                 return NotPaired(meaning, hint=_PAIR)
+    for word, (what, next_step) in _TURNED_AWAY.items():
+        if word in reason:
+            return ConnectError(f"the daemon {what}", hint=next_step)
     if "UNEXPECTED_EOF" in reason:
         return _cut(peer)
     words = printable(reason.lower().replace("_", " "))
