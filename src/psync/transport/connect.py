@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import ssl
-from contextlib import suppress
+import time
 from typing import Any
 
 import picows
@@ -20,6 +20,14 @@ from psync.transport.tls import explain
 
 DIAGNOSIS_TIMEOUT = 3.0
 """Seconds the second look at a failed handshake may take; spent only on the way to an error."""
+
+VERDICT = 0.5
+"""Seconds, on top of four times what the handshake took, that a daemon has to refuse a certificate
+it has seen. One that accepts it waits for a request, and says nothing."""
+
+LOOKS = 2
+"""So many times a daemon has to hang up on this client's certificate before that is believed. With
+TLS 1.3 a refusal that lost its alert looks like a network that was cut at that moment."""
 
 Where = tuple[str, int] | bytes
 """(host, port), or the path of a unix socket."""
@@ -170,30 +178,45 @@ async def _diagnose(where: Where, tls: ssl.SSLContext, server_name: str) -> Psyn
     Under TLS 1.3 a refused client learns it only with the first bytes it reads, and by then picows
     has dropped the reason. This costs one more connection, and only on the way to an error.
     """
-    try:
-        sock = await _open_socket(where)
-    except PsyncError as error:
-        return error
-
-    def look() -> PsyncError:
-        sock.settimeout(DIAGNOSIS_TIMEOUT)
+    for _ in range(LOOKS):
         try:
-            with tls.wrap_socket(sock, server_hostname=server_name) as wrapped:
-                with suppress(OSError):  # hung up already: the reason is there to be read
-                    wrapped.sendall(b"\r\n")
-                if not wrapped.recv(1):
-                    # Chain and name were right, so it is the daemon that was paired; it has seen
-                    # this client's certificate only after that, and hung up.
-                    return NotPaired(
-                        "the daemon does not accept this client's certificate",
-                        hint="run: psync pair HOST",
-                    )
-        except (OSError, ValueError) as error:
-            found = explain(error, _name(where)) if isinstance(error, Exception) else None
-            return found or ConnectError(f"the connection failed: {printable(str(error))}")
-        return _not_psync(where, "it answers before it is spoken to")
+            sock = await _open_socket(where)
+        except PsyncError as error:
+            return error
+        found = await asyncio.get_running_loop().run_in_executor(
+            None, _look, sock, where, tls, server_name
+        )
+        if found is not None:
+            return found
+    return NotPaired(
+        "the daemon does not accept this client's certificate", hint="run: psync pair HOST"
+    )
 
-    return await asyncio.get_running_loop().run_in_executor(None, look)
+
+def _look(
+    sock: socket.socket, where: Where, tls: ssl.SSLContext, server_name: str
+) -> PsyncError | None:
+    """Return what one handshake shows; None where the daemon hung up without a word after it.
+
+    Chain and name were right then, so it is the daemon that was paired; it sees this client's
+    certificate only after the client's handshake is over.
+    """
+    sock.settimeout(DIAGNOSIS_TIMEOUT)
+    began = time.monotonic()
+    try:
+        with tls.wrap_socket(sock, server_hostname=server_name) as wrapped:
+            wrapped.settimeout(VERDICT + 4 * (time.monotonic() - began))
+            try:
+                if not wrapped.recv(1):
+                    return None
+            except TimeoutError:
+                return ConnectError(
+                    f"the connection to {_name(where)} was cut while it was being made"
+                )
+    except (OSError, ValueError) as error:
+        found = explain(error, _name(where)) if isinstance(error, Exception) else None
+        return found or ConnectError(f"the connection failed: {printable(str(error))}")
+    return _not_psync(where, "it answers before it is spoken to")
 
 
 def _not_psync(where: Where, detail: str) -> ProtocolError:
