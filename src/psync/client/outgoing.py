@@ -28,6 +28,7 @@ class Outgoing:
         holder: who holds stdin where it is not this attachment, for people; None while it is, and
             while nobody has said so.
         held: whether this attachment holds stdin.
+        begun: whether it is known who does.
         closed: the program closed its stdin, or the run is over; sending more is pointless.
         on_room: called when there may be more room, and when ``closed`` has become True.
         on_holder: called when stdin changed hands, with how many bytes from here the program
@@ -42,7 +43,7 @@ class Outgoing:
         self.on_room: Callable[[], None] = lambda: None
         self.on_holder: Callable[[int], None] = lambda _dropped: None
         self._send = send
-        self._begun = held
+        self.begun = held
         self._ended = False
         self._outbound = Outbound(wire.WINDOW_STDIN)
         self._base = 0  # where in the run's stdin this attachment's own begins
@@ -71,7 +72,7 @@ class Outgoing:
         while len(rest):
             if self.closed or self._ended:
                 raise BrokenPipeError(32, "the program does not read its stdin any more")
-            if self._begun and not self.held:
+            if self.begun and not self.held:
                 raise Refused(
                     f"stdin of the run is held by {self.holder}" if self.holder
                     else "this attachment does not send stdin"
@@ -121,7 +122,7 @@ class Outgoing:
 
     def never(self) -> None:
         """This attachment only looks."""
-        self.held, self._begun = False, True
+        self.held, self.begun = False, True
         self.changed()
 
     def send_again(self) -> None:
@@ -139,8 +140,8 @@ class Outgoing:
     # -- inside -------------------------------------------------------------------------------
 
     def _take(self, offset: int, sure: int) -> None:
-        news = self._begun and not self.held
-        was_held, self.held, self.holder, self._begun = self.held, True, None, True
+        news = self.begun and not self.held
+        was_held, self.held, self.holder, self.begun = self.held, True, None, True
         dropped = 0
         if was_held and self._base <= offset <= self.offset:
             self._outbound.ack(offset - self._base)
@@ -154,8 +155,8 @@ class Outgoing:
         self.changed()
 
     def _lose(self, holder: str, offset: int, sure: int) -> None:
-        news = not self._begun or self.held or holder != self.holder
-        self.held, self.holder, self._begun = False, holder, True
+        news = not self.begun or self.held or holder != self.holder
+        self.held, self.holder, self.begun = False, holder, True
         dropped = self._restart(offset, sure)
         if news:
             self.on_holder(dropped)

@@ -210,6 +210,11 @@ class RemoteRun:
         return self._stdin.held
 
     @property
+    def waits_for_stdin(self) -> bool:
+        """Whether it is not known yet who holds stdin."""
+        return not self._stdin.begun
+
+    @property
     def holder(self) -> str | None:
         """Who holds stdin where it is another attachment, for people."""
         return self._stdin.holder

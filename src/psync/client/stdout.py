@@ -254,6 +254,8 @@ class OutputWriter:
     Args:
         run: a run that has begun; its output is taken over.
         on_gap: called with the number of bytes that were dropped on the daemon host.
+        on_closed: called when nobody reads a stream here any more; by default that closes it for
+            the program.
 
     Attributes:
         discarded: how many bytes were not written because of ``discard``.
@@ -266,8 +268,10 @@ class OutputWriter:
         stdout: int = 1,
         stderr: int = 2,
         on_gap: Callable[[int], None] = lambda _count: None,
+        on_closed: Callable[[Stream], None] | None = None,
     ) -> None:
         self._run = run
+        self._on_closed = on_closed or run.close_output
         self._on_gap = on_gap
         self.discarded = 0
         self._discarding = False
@@ -323,7 +327,7 @@ class OutputWriter:
                 idle = False
                 waiting = min(waiting, first)
             if writer.failure is not None:
-                self._run.close_output(stream)
+                self._on_closed(stream)
         self._run.consumed(waiting)
         if idle:
             self._drained.set()
