@@ -50,12 +50,13 @@ class Run:
         run_id: its ID.
         directory: absolute path of its directory.
         owner: who is told what becomes of it.
+        adopted: another daemon started it.
 
     Attributes:
         state: where it is in its life.
     """
 
-    def __init__(self, run_id: str, directory: str, owner: Owner) -> None:
+    def __init__(self, run_id: str, directory: str, owner: Owner, *, adopted: bool = False) -> None:
         self.id = run_id
         self.directory = directory
         self.state = RunState.STARTING
@@ -63,8 +64,9 @@ class Run:
         self._supervisor = SupervisorLink()
         # Whether a supervisor has said hello, ever; before that there is nothing to tell viewers.
         self._met = False
-        # Whether it said so and then closed the connection: what it has missed is not known.
-        self._estranged = False
+        # Whether it was spoken to, by an earlier daemon or over a connection that is closed now: how
+        # much of stdin it has is not known then.
+        self._estranged = adopted
         self._viewers: dict[Viewer, None] = {}  # in the order in which they came
         self._ending: Ending | None = None
         self._stdin = Inbound()
@@ -288,7 +290,7 @@ class Run:
         if self.state.final:
             return
         self._supervisor = SupervisorLink()
-        self._estranged = self._met
+        self._estranged = self._estranged or self._met
         self._owner.on_gone(self)
 
     def _send_all(self, message: Callable[[Viewer], m.Message]) -> None:

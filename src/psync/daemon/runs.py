@@ -255,7 +255,7 @@ class Runs:
             elif (origin := inspect(name, directory)) is not None:
                 found.append((origin.created, name, origin))
         for _, name, origin in sorted(found, key=lambda entry: entry[:2]):
-            run = Run(name, os.path.join(self._directory, name), self)
+            run = Run(name, os.path.join(self._directory, name), self, adopted=True)
             if never_began(run.directory, origin):
                 logger.warning("run %s was never begun; its client asks again", name)
                 self._remove(run)
