@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import psync
+from psync.cli import server_ssh
 from psync.errors import PsyncError
 from psync.paths import ServerPaths
 from psync.text import printable
@@ -86,6 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     revoke = commands.add_parser("revoke", help="shut a client out, its open connections too")
     revoke.add_argument("client", help="its name, or the beginning of its fingerprint")
     revoke.set_defaults(run=_revoke)
+
+    server_ssh.register(commands)
     return parser
 
 

@@ -1,7 +1,8 @@
 """From a target to an open link, over whatever way leads there.
 
     direct   TCP to the daemon's address
-    ssh      a unix socket that psync's shared ssh connection leads to the daemon's loopback port
+    ssh      a unix socket that psync's shared ssh connection leads to the daemon's loopback port,
+             or with a restricted key, which forwards nothing, ``psync-server relay`` over there
 
 TLS and certificates are the same on both. ``auto`` goes directly to a daemon that listens on more
 than loopback, or whose address is configured, and falls back to ssh; one that listens on loopback
@@ -19,6 +20,7 @@ import msgspec
 
 import psync
 from psync.client.hosts import Host, LocalHost, SSHHost, shared_connection, start_daemon
+from psync.client.restricted import RelayWay, refusal
 from psync.client.targets import TargetFiles, TargetRecord, TargetSpec, not_paired
 from psync.client.threads import in_thread
 from psync.errors import (
@@ -35,6 +37,7 @@ from psync.errors import (
 )
 from psync.model import HostFacts
 from psync.paths import ClientPaths
+from psync.sync.ssh import SharedConnection
 from psync.transport.connect import Where, connect
 from psync.transport.identity import key_path
 from psync.transport.link import Link
@@ -190,6 +193,8 @@ class Connector:
 
     async def _over_ssh(self) -> Link:
         connection = shared_connection(self.spec, self._paths)
+        if connection.target.key is not None:
+            return await self._over_relay(connection)
         port = self._known().port
 
         def forward() -> bytes:
@@ -198,6 +203,16 @@ class Connector:
 
         path = await in_thread(forward, connection.cancel)
         return await self._over(path)
+
+    async def _over_relay(self, connection: SharedConnection) -> Link:
+        """Connect through a command of psync's: a restricted key forwards no ports."""
+        way = RelayWay(connection, self._known().server)
+        await in_thread(connection.open, connection.cancel)
+        try:
+            return await self._over(way)
+        except ConnectError as error:
+            said = await in_thread(way.said, lambda: None)
+            raise refusal(said, self.spec) or error from error
 
     async def _over(self, where: Where) -> Link:
         if self._tls is None:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from psync.client.restricted import key_of, refusal
 from psync.client.targets import TargetSpec
 from psync.errors import Interrupted, ProtocolError, PsyncError, ToolMissing
 from psync.paths import ClientPaths
@@ -49,10 +50,14 @@ class SSHHost:
         spec: the target.
         paths: the client's directories; control sockets are in its runtime directory.
         server: path of ``psync-server`` there, None to look in the usual places.
+        own: use the user's own ssh, also where the target has a restricted key.
     """
 
-    def __init__(self, spec: TargetSpec, paths: ClientPaths, server: str | None) -> None:
-        self.connection = shared_connection(spec, paths)
+    def __init__(
+        self, spec: TargetSpec, paths: ClientPaths, server: str | None, *, own: bool = False
+    ) -> None:
+        self.connection = shared_connection(spec, paths, own=own)
+        self._spec = spec
         self._name = spec.host
         self._places = USUAL_PLACES if server is None else (server,)
 
@@ -62,6 +67,7 @@ class SSHHost:
         Raises:
             SSHError: ssh failed.
             ToolMissing: there is no ssh here or no ``psync-server`` there.
+            NotPaired: psync's restricted key is not accepted any more.
         """
         self.connection.open()
         failure: RemoteCommandFailed | None = None
@@ -69,6 +75,8 @@ class SSHHost:
             try:
                 return self.connection.run([place, *words], input=input, timeout=COMMAND_TIMEOUT)
             except RemoteCommandFailed as error:
+                if refused := refusal(error.stderr, self._spec):
+                    raise refused from error
                 if not _not_found(error):
                     return _output_of(error)
                 failure = failure or error
@@ -148,14 +156,19 @@ class LocalHost:
             self._child.cancel()
 
 
-def shared_connection(spec: TargetSpec, paths: ClientPaths) -> SharedConnection:
+def shared_connection(
+    spec: TargetSpec, paths: ClientPaths, *, own: bool = False
+) -> SharedConnection:
     """Return psync's shared ssh connection to a target; nothing is opened.
+
+    Where the target was paired with a restricted key, ssh uses that and nothing else, unless it is
+    to be the user's ``own`` ssh, for pairing.
 
     Raises:
         UsageError: the target's host is no ssh destination.
     """
-    target = SSHTarget(spec.host, spec.ssh, os.fsencode(paths.runtime))
-    return SharedConnection(target)
+    key = None if own else key_of(paths, spec.name)
+    return SharedConnection(SSHTarget(spec.host, spec.ssh, os.fsencode(paths.runtime), key))
 
 
 def enrol(host: Host, request: EnrolRequest, where: str) -> EnrolAnswer:

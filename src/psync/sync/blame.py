@@ -35,6 +35,7 @@ _ESCAPE = re.compile(rb"\\#([0-7]{3})")
 _BLOCKED = re.compile(rb"^could not make way for new [^:]*: (.*)$", re.MULTILINE)
 _NO_REFERENT = re.compile(rb'symlink has no referent: "(.*)"')
 
+_REFUSED = re.compile(rb"^psync-server: this key may only [^:]*: (.*)$", re.MULTILINE)
 _NO_SSH = re.compile(rb"Failed to exec (.*): ([^:]*) \(\d+\)$", re.MULTILINE)
 _HOST_KEY_CHANGED = re.compile(rb"REMOTE HOST IDENTIFICATION HAS CHANGED")
 _REMOVE_WITH = re.compile(rb"^\s*(ssh-keygen .*-R .*?)\s*$", re.MULTILINE)
@@ -104,6 +105,11 @@ def rsync_error(
         return ToolMissing(
             f"ssh cannot be started on this machine: {printable(found[1])}: {printable(found[2])}",
             hint="install it, for example: sudo apt install openssh-client; or correct PSYNC_SSH",
+        )
+    if refused := _REFUSED.search(said):
+        return SyncError(
+            f"psync-server {place} refuses to take the files: {printable(refused[1])}",
+            hint="pair again with psync pair --restrict-ssh, and the same psync on both sides",
         )
     if status in (126, 127) or _shell_found_no_rsync(said):
         return ToolMissing(

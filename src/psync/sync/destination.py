@@ -17,11 +17,13 @@ class SSHTarget(msgspec.Struct, frozen=True):
         destination: as the user would type it: ``[user@]host`` or ``ssh://[user@]host[:port]``.
         command: the ssh command with its options, ``("ssh",)`` unless the user set another one.
         control_dir: absolute path of a private directory, at most 54 bytes; made when missing.
+        key: path of the only private key that ssh may use there, None for what the user's ssh uses.
     """
 
     destination: str
     command: tuple[str, ...]
     control_dir: bytes
+    key: str | None = None
 
     def __post_init__(self) -> None:
         user, at, host = self.address.rpartition("@")

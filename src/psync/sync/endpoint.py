@@ -123,10 +123,11 @@ class SSHEndpoint:
     def discard_unfinished(self, mirror: bytes) -> None:
         """Remove what broken transfers have left in a project's directory, as far as possible."""
         find = [b"find", mirror, b"-type", b"d", b"-name", os.fsencode(PARTIAL_DIR), b"-prune"]
+        command = [*find, b"-exec", b"rm", b"-rf", b"{}", b"+"]
+        if self.connection.target.key is not None:  # such a key runs no programs
+            command = [b"psync-server", b"discard", os.path.basename(mirror)]
         try:
-            self.connection.run(
-                [*find, b"-exec", b"rm", b"-rf", b"{}", b"+"], timeout=DISCARD_TIMEOUT
-            )
+            self.connection.run(command, timeout=DISCARD_TIMEOUT)
         except PsyncError:
             pass  # the error that led here is the one to be told
 

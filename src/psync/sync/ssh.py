@@ -108,7 +108,8 @@ class SharedConnection:
         self._sharing = True
         self._cancelled = False
         self._child: Child | None = None
-        identity = "\0".join((target.destination, *target.command))
+        self._only_key: tuple[str, ...] | None = None
+        identity = "\0".join((target.destination, *target.command, *filter(None, (target.key,))))
         self._name = hashlib.sha256(os.fsencode(identity)).hexdigest()[:16].encode()
         self.control_path = os.path.join(target.control_dir, self._name)
 
@@ -199,11 +200,13 @@ class SharedConnection:
 
         It goes through the shared connection where that is open now, directly otherwise.
         """
-        path = b"none"
+        path, command = b"none", self.target.command
         if self.is_open():
             path = b'"%s"' % self.control_path.replace(b"%", b"%%")
+        else:  # the master has logged in already, and needs no key
+            command = self._command()
         return [
-            *self.target.command,
+            *command,
             b"-oControlPath=" + path,
             *(f"-o{option}" for option in _OPTIONS),
             *self.target.port_options,
@@ -296,7 +299,7 @@ class SharedConnection:
 
     def _log_in(self) -> None:
         path = b'"%s"' % self.control_path.replace(b"%", b"%%")
-        argv: list[str | bytes] = [*self.target.command, b"-oControlPath=" + path, "-N", "-f"]
+        argv: list[str | bytes] = [*self._command(), b"-oControlPath=" + path, "-N", "-f"]
         argv += [f"-o{option}" for option in _MASTER_OPTIONS]
         argv += [*self.target.port_options, "--", self.target.address]
         said = Tail()
@@ -319,6 +322,16 @@ class SharedConnection:
             self._sharing = False
         else:
             raise ssh_error(said.value(), self.target.destination)
+
+    def _command(self) -> tuple[str, ...]:
+        """The ssh command for a login: with nothing but the target's own key, where it has one."""
+        if self.target.key is None:
+            return self.target.command
+        if self._only_key is None:
+            from psync.sync.onlykey import only_key_command
+
+            self._only_key = only_key_command(self.target)
+        return self._only_key
 
     def _lock(self, lock: int) -> None:
         """Wait for another psync that is logging in to the same host, at most as long as it may."""

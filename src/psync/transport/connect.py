@@ -7,7 +7,7 @@ import logging
 import socket
 import ssl
 import time
-from typing import Any
+from typing import Any, Protocol
 
 import picows
 
@@ -29,8 +29,22 @@ LOOKS = 2
 """So many times a daemon has to hang up on this client's certificate before that is believed. With
 TLS 1.3 a refusal that lost its alert looks like a network that was cut at that moment."""
 
-Where = tuple[str, int] | bytes
-"""(host, port), or the path of a unix socket."""
+
+class Opener(Protocol):
+    """A way of the caller's own to the daemon.
+
+    Attributes:
+        name: what to call its other end in messages.
+    """
+
+    name: str
+
+    def open(self) -> socket.socket:
+        """Return a connected socket, which the taker closes; does not wait for anything."""
+
+
+Where = tuple[str, int] | bytes | Opener
+"""(host, port), the path of a unix socket, or what opens one."""
 
 logger = logging.getLogger("psync.connect")
 
@@ -119,6 +133,10 @@ async def _connect(where: Where, tls: ssl.SSLContext, server_name: str, software
 
 
 async def _open_socket(where: Where) -> socket.socket:
+    if not isinstance(where, (bytes, tuple)):
+        sock = _Socket(fileno=where.open().detach())
+        sock.setblocking(False)
+        return sock
     loop = asyncio.get_running_loop()
     failure: OSError | None = None
     for family, address in await _resolve(where):
@@ -159,7 +177,7 @@ class _Socket(socket.socket):
         return super().getsockopt(level, option, *size)
 
 
-async def _resolve(where: Where) -> list[tuple[int, Any]]:
+async def _resolve(where: tuple[str, int] | bytes) -> list[tuple[int, Any]]:
     if isinstance(where, bytes):
         return [(socket.AF_UNIX, where)]
     host, port = where
@@ -229,5 +247,7 @@ def _not_psync(where: Where, detail: str) -> ProtocolError:
 def _name(where: Where) -> str:
     if isinstance(where, bytes):
         return "the daemon's end of the ssh connection"
+    if not isinstance(where, tuple):
+        return where.name
     host, port = where
     return f"{printable(host)}:{port}"

@@ -1,0 +1,298 @@
+"""``psync-server`` behind ssh: the forced command of psync's own key, the relay, the key's line.
+
+``ssh-gate`` is what sshd runs for every session with a key that ``psync pair --restrict-ssh`` made,
+whatever the client asked for. It does one of four things (see ``daemon.sshgate``) or refuses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import socket
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, NoReturn
+
+from psync.daemon import sshgate
+from psync.errors import PsyncError
+from psync.paths import ServerPaths
+from psync.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+DENIED = 126
+"""Exit status of what the key does not allow, as of a command that may not be executed."""
+
+ARGUMENTS_TIMEOUT = 20.0
+"""Seconds for rsync's arguments to arrive; they follow right behind the command."""
+
+KEY_LIMIT = 4096
+"""Bytes of a public key that are read from stdin."""
+
+_ONLY = "this key may only sync into psync's mirrors and reach psync-server"
+_CHUNK = 256 * 1024
+
+
+def register(commands: Commands) -> None:
+    """Add the sub-commands; all but people's own use them."""
+    gate = commands.add_parser(
+        "ssh-gate", help="the forced command of keys made by psync pair --restrict-ssh"
+    )
+    gate.add_argument("--client", required=True, metavar="ID", help="whose key it is")
+    gate.set_defaults(run=lambda options: ssh_gate(options.client))
+
+    relay_parser = commands.add_parser(
+        "relay", help="connect stdin and stdout to the daemon; psync runs this over ssh"
+    )
+    relay_parser.set_defaults(run=lambda options: relay())
+
+    key = commands.add_parser(
+        "ssh-key", help="allow a client's own ssh key, read from stdin; psync pair runs this"
+    )
+    key.add_argument("--client", required=True, metavar="ID", help="whose key it is")
+    key.add_argument("--nonce", required=True, help="marks the answer among other output")
+    key.add_argument("--remove", action="store_true", help="take the key away instead")
+    key.set_defaults(run=lambda options: ssh_key(options.client, options.nonce, options.remove))
+
+
+# -- the forced command ----------------------------------------------------------------
+
+
+def ssh_gate(client: str) -> int:
+    """Do what SSH_ORIGINAL_COMMAND asks for, if the key of this client is for that."""
+    command = os.environb.pop(b"SSH_ORIGINAL_COMMAND", None)
+    paths = ServerPaths.from_environ(os.environ)
+    try:
+        request = sshgate.decide(command)
+        _check_client(paths, client)
+        match request:
+            case sshgate.Receive():
+                _receive(request, client)
+            case sshgate.Relay():
+                return relay()
+            case sshgate.Discard():
+                return _discard(request.project, client)
+            case sshgate.Start():
+                from psync.cli.server import main
+
+                return main(["start", f"--nonce={request.nonce}"])
+    except sshgate.Denied as denied:
+        _note(paths, client, command, str(denied))
+        print(f"psync-server: {_ONLY}: {denied}", file=sys.stderr)
+        return DENIED
+
+
+def _check_client(paths: ServerPaths, client: str) -> None:
+    from psync.daemon.access import AccessList
+
+    for record in AccessList(paths.clients).clients():
+        if record.client_id == client and record.revoked is None:
+            return
+    raise sshgate.Denied("its client is not paired, or revoked")
+
+
+def _note(paths: ServerPaths, client: str, command: bytes | None, reason: str) -> None:
+    """Write a line about a refusal into the daemon's log, as far as there is one."""
+    asked = printable((command or b"")[:200])
+    address = printable(os.environ.get("SSH_CONNECTION", "unknown").partition(" ")[0])
+    when = time.strftime("%Y-%m-%d %H:%M:%S")
+    line = f"{when} WARNING psync.sshgate: refused the key of {client} from {address}: {reason}"
+    try:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        with open(os.open(paths.log, flags, 0o600), "ab", buffering=0) as log:
+            if os.fstat(log.fileno()).st_size < LOG_LIMIT:
+                log.write(f"{line}; asked for: {asked!r}\n".encode())
+    except OSError:
+        pass  # what is refused stays refused
+
+
+LOG_LIMIT = 8 * 1024 * 1024
+"""Bytes of daemon.log above which refusals are not written to it: the daemon rotates it at half."""
+
+
+# -- files -----------------------------------------------------------------------------
+
+
+def _receive(request: sshgate.Receive, client: str) -> NoReturn:
+    """Become the rsync that takes the files, in the directory that they are for."""
+    import shutil
+
+    from psync.daemon.landlock import confine
+
+    root = _projects_root()
+    job = sshgate.transfer(request, _arguments(), os.fsencode(root))
+    rsync = shutil.which("rsync")
+    if rsync is None:
+        print("psync-server: rsync: command not found", file=sys.stderr)
+        sys.exit(127)
+    mirror = _open_mirror(root, job.project, client)
+    part = os.fsdecode(job.part)
+    try:
+        try:
+            os.mkdir(part, 0o700, dir_fd=mirror)
+        except FileExistsError:
+            pass
+        directory = os.open(part, _DIRECTORY, dir_fd=mirror)
+        os.fchdir(directory)
+        confine(directory, rsync)
+    except OSError as error:
+        raise sshgate.Denied(f"{part} of {job.project} cannot be used: {error.strerror}") from error
+    # Of the environment rsync needs nothing but this, and some of its variables are options.
+    environ = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+    os.execve(rsync, [b"rsync", *job.argv], environ)  # noqa: S606 - no shell is the point
+
+
+def _arguments() -> bytes:
+    """Read rsync's arguments byte by byte: what follows them is for rsync."""
+    sent = bytearray()
+    deadline = time.monotonic() + ARGUMENTS_TIMEOUT
+    while not sshgate.complete(bytes(sent[-2:])):
+        left = deadline - time.monotonic()
+        if left <= 0 or not select.select([0], [], [], left)[0] or len(sent) > sshgate.ARGUMENTS:
+            raise sshgate.Denied("rsync's arguments are not complete")
+        byte = os.read(0, 1)
+        if not byte:
+            raise sshgate.Denied("rsync's arguments are not complete")
+        sent += byte
+    return bytes(sent)
+
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def _projects_root() -> str:
+    from psync.config import load_server
+
+    return os.fsdecode(load_server(environ=os.environ).projects)
+
+
+def _open_mirror(root: str, project: str, client: str) -> int:
+    """Return an open descriptor of a project's directory that belongs to this client.
+
+    Every step is relative to the one before and follows no link (the root itself may be one), so
+    nothing can be put in its place meanwhile.
+    """
+    import msgspec
+
+    from psync.daemon.projects import Marker
+
+    path = os.path.join(root, project)
+    try:
+        above = os.open(root, _DIRECTORY & ~os.O_NOFOLLOW)
+        mirror = os.open(project, _DIRECTORY, dir_fd=above)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open("project.json", flags, dir_fd=mirror), "rb") as file:
+            marker = msgspec.json.decode(file.read(64 * 1024), type=Marker)
+    except FileNotFoundError:
+        # rsync's own words for it, by which psync knows that the daemon has to make it
+        reason = f'mkdir "{printable(path)}" failed: No such file or directory (2)'
+        print(f"rsync: [Receiver] {reason}", file=sys.stderr)
+        sys.exit(11)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise sshgate.Denied(f"{project} is not a mirror that can be used") from error
+    if marker.client != client:
+        raise sshgate.Denied(f"the project {project} belongs to another client")
+    return mirror
+
+
+def _discard(project: str, client: str) -> int:
+    """Remove the directories of unfinished files in a mirror; follows no links."""
+    import shutil
+
+    mirror = _open_mirror(_projects_root(), project, client)
+    name = os.fsdecode(sshgate.PARTIAL_DIR)
+    for _, directories, _, fd in os.fwalk(".", dir_fd=mirror):
+        if name in directories:
+            directories.remove(name)
+            shutil.rmtree(name, ignore_errors=True, dir_fd=fd)
+    return 0
+
+
+# -- the relay -------------------------------------------------------------------------
+
+
+def relay() -> int:
+    """Connect stdin and stdout to the daemon, which is started if it does not run.
+
+    What goes through is TLS between the client and the daemon.
+
+    Raises:
+        PsyncError: the daemon cannot start.
+        OSError: it does not answer.
+    """
+    from psync.daemon.service import ensure
+
+    presence = ensure(ServerPaths.from_environ(os.environ), os.environ)
+    with socket.create_connection(address_of(presence.listen), timeout=10) as daemon:
+        daemon.settimeout(None)
+        daemon.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # Each direction blocks for itself, which is all the flow control there has to be.
+        upwards = threading.Thread(target=_upwards, args=(daemon,), name="relay", daemon=True)
+        upwards.start()
+        _pump(daemon.recv, lambda data: _write_all(1, data))
+    return 0
+
+
+def address_of(listen: tuple[str, ...]) -> tuple[str, int]:
+    """Return where a daemon on this host is reached: on loopback, if it listens there.
+
+    Args:
+        listen: its addresses, as ``host:port``.
+    """
+    found = []
+    for name in listen:
+        host, _, port = name.rpartition(":")
+        host = {"0.0.0.0": "127.0.0.1", "[::]": "::1"}.get(host, host.strip("[]"))
+        found.append((host, int(port)))
+    return min(found, key=lambda address: address[0] not in ("127.0.0.1", "::1"))
+
+
+def _upwards(daemon: socket.socket) -> None:
+    try:
+        _pump(lambda size: os.read(0, size), daemon.sendall)
+        daemon.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass  # the other direction ends as well
+
+
+def _pump(read: Callable[[int], bytes], write: Callable[[bytes], object]) -> None:
+    try:
+        while data := read(_CHUNK):
+            write(data)
+    except (ConnectionError, BrokenPipeError):
+        pass  # one of the two has gone
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(fd, left) :]
+
+
+# -- the key's line --------------------------------------------------------------------
+
+
+def ssh_key(client: str, nonce: str, remove: bool) -> int:
+    """Write or remove the line of a client's key; answers in a frame, as pairing does."""
+    from psync.daemon.facts import server_executable
+    from psync.daemon.sshkeys import add_key, remove_key
+    from psync.transport.enrolment import EnrolRefused, encode, frame
+
+    paths = ServerPaths.from_environ(os.environ)
+    status, answer = 0, b"{}"
+    try:
+        if remove:
+            remove_key(paths, os.environ, client)
+        else:
+            public = sys.stdin.buffer.read(KEY_LIMIT)
+            add_key(paths, os.environ, client, public, server_executable())
+    except PsyncError as error:
+        status, answer = error.exit_status, encode(EnrolRefused.of(error))
+    sys.stdout.buffer.write(frame(nonce, answer))
+    sys.stdout.buffer.flush()
+    return status
