@@ -215,3 +215,11 @@ def test_a_wrong_command_line(words: list[str], said: str) -> None:
         done = field.psync("logs", *words)
         assert (done.returncode, done.stdout) == (2, b"")
         assert said in done.stderr.decode()
+
+
+def test_where_there_are_no_runs_no_daemon_is_started() -> None:
+    with Field(sshd=False) as field:
+        done = field.psync("logs")
+        said = b"psync: there are no runs on local; psync run PROGRAM starts one\n"
+        assert (done.returncode, done.stdout, done.stderr) == (2, b"", said)
+        assert not field.local_home.exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from psync.cli.runs import command_line, nothing_local, outcome, pick, reference
+from psync.cli.runs import command_line, no_run, nothing_local, outcome, pick, reference
 from psync.errors import UsageError
 from psync.model import ExitStatus, RunInfo, RunState
 from psync.paths import ClientPaths
@@ -97,3 +97,16 @@ def test_what_a_daemon_left_is_seen(tmp_path: Path) -> None:
     (runs / "0123456789").mkdir()  # no supervisor lives there
     assert not nothing_local(paths, finished=True)
     assert nothing_local(paths, finished=False)
+
+
+@pytest.mark.parametrize(
+    ("word", "others", "said"),
+    [
+        ("-1", False, "there are no runs on deck; psync run PROGRAM starts one"),
+        ("-1", True, "there are no runs on deck; psync ps -a --all-targets lists the runs of all"),
+        ("web", False, "there is no run 'web' on deck; psync ps -a --on deck lists what there is"),
+        ("web", True, "there is no run 'web' on deck; psync ps -a --all-targets lists the runs"),
+    ],
+)
+def test_a_run_that_is_not_there(word: str, others: bool, said: str) -> None:
+    assert str(no_run(word, "deck", others=others)).startswith(said)

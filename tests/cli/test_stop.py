@@ -43,4 +43,9 @@ def test_nothing_to_stop_starts_no_daemon() -> None:
     with Field(sshd=False) as field:
         done = field.psync("stop", "--all")
         assert (done.returncode, done.stderr) == (0, b"psync: nothing is running on local\n")
+        done = field.psync("stop", "web")
+        said = (
+            b"psync: there is no run 'web' on local; psync ps -a --on local lists what there is\n"
+        )
+        assert (done.returncode, done.stderr) == (2, said)
         assert not field.local_home.exists()

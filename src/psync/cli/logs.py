@@ -22,7 +22,15 @@ from psync.cli.arguments import Parser, add_target_option
 from psync.cli.imports import import_picows
 from psync.cli.loop import catch_signals, run as run_loop
 from psync.cli.output import say, say_now, size
-from psync.cli.runs import NEWEST, REFERENCE, configuration, find_run, reference
+from psync.cli.runs import (
+    NEWEST,
+    REFERENCE,
+    configuration,
+    find_run,
+    no_run,
+    nothing_local,
+    reference,
+)
 from psync.cli.times import LineStamper, moment
 from psync.client.pieces import Output
 from psync.errors import ConnectionLost, ExecError, Interrupted, ProgramNotFound, PsyncError
@@ -111,15 +119,19 @@ class _Logs:
         self._streams = _STREAMS[options.stream]
 
     async def run(self) -> int:
+        options = self._options
+        config = configuration(options.on)
+        spec = target_spec(config.find())
+        paths = ClientPaths.from_environ(os.environ)
+        others = bool(config.targets)
+        if spec.local and nothing_local(paths, finished=True):
+            raise no_run(options.run, spec.name, others=others)
         import_picows()
         from psync.client.target import Target
 
-        options = self._options
-        config = configuration(options.on)
-        paths = ClientPaths.from_environ(os.environ)
-        target = Target(target_spec(config.find()), paths, on_connection=_tell_connection)
+        target = Target(spec, paths, on_connection=_tell_connection)
         try:
-            info = await find_run(target, options.run, others=bool(config.targets))
+            info = await find_run(target, options.run, others=others)
             offset = await self._beginning(target, info.id)
             run = await target.attach(
                 info.id, offset=offset, read_only=True, times=options.timestamps

@@ -69,14 +69,21 @@ async def find_run(target: Target, word: str, *, others: bool = True) -> RunInfo
         PsyncError: as ``Target.runs``.
     """
     found = pick(word, await target.runs(match=word))
-    if found is not None:
-        return found
-    flags = "-a --all-targets" if others else f"-a --on {target.name}"
-    if word == NEWEST:
-        raise UsageError(f"there are no runs on {target.name}", hint=f"psync ps {flags} lists them")
-    raise UsageError(
-        f"there is no run {word!r} on {target.name}", hint=f"psync ps {flags} lists what there is"
-    )
+    if found is None:
+        raise no_run(word, target.name, others=others)
+    return found
+
+
+def no_run(word: str, target: str, *, others: bool) -> UsageError:
+    """Return the error for a run that is not there; see ``find_run``."""
+    if others:
+        hint = "psync ps -a --all-targets lists the runs of all targets"
+    elif word == NEWEST:
+        hint = "psync run PROGRAM starts one"
+    else:
+        hint = f"psync ps -a --on {target} lists what there is"
+    what = "are no runs" if word == NEWEST else f"is no run {word!r}"
+    return UsageError(f"there {what} on {target}", hint=hint)
 
 
 def pick(word: str, found: Sequence[RunInfo]) -> RunInfo | None:

@@ -17,7 +17,15 @@ from psync.cli.arguments import Parser, add_target_option
 from psync.cli.imports import import_picows
 from psync.cli.loop import Signals, catch_signals, run as run_loop
 from psync.cli.output import say, say_now
-from psync.cli.runs import REFERENCE, configuration, find_run, nothing_local, outcome, reference
+from psync.cli.runs import (
+    REFERENCE,
+    configuration,
+    find_run,
+    no_run,
+    nothing_local,
+    outcome,
+    reference,
+)
 from psync.cli.times import duration
 from psync.errors import ConnectionLost, ExecError, Interrupted, ProgramNotFound, PsyncError
 from psync.model import ExitStatus, RunInfo
@@ -111,14 +119,17 @@ class _Stopper:
         config = configuration(self._options.on)
         paths = ClientPaths.from_environ(os.environ)
         spec = target_spec(config.find())
-        if self._options.all and spec.local and nothing_local(paths, finished=False):
-            return self._none(spec.name)
+        others = bool(config.targets)
+        if spec.local and nothing_local(paths, finished=not self._options.all):
+            if self._options.all:
+                return self._none(spec.name)
+            raise no_run(self._options.runs[0], spec.name, others=others)
         import_picows()
         from psync.client.target import Target
 
         target = Target(spec, paths, on_connection=self._on_connection)
         try:
-            runs = await self._find(target, others=bool(config.targets))
+            runs = await self._find(target, others=others)
             if not runs:
                 return self._none(spec.name)
             return await self._stop_all(target, runs)
