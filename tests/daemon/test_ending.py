@@ -25,7 +25,11 @@ from psync.model import ExitStatus
 def test_a_run_that_ended(runs: Runs, code: str, status: ExitStatus) -> None:
     run = runs.start(python(code))
     run.wait_over()
-    assert read_ending(str(run.dir)) == Ending(end=10, status=status)
+    ending = read_ending(str(run.dir))
+    assert (ending.end, ending.status, ending.reason, ending.oldest) == (10, status, "exited", 0)
+    assert ending.started is not None
+    assert ending.ended is not None
+    assert ending.started <= ending.ended
 
 
 @pytest.mark.parametrize(

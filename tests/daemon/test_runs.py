@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ from tests.support.daemon import Home, python, shell, spec
 from tests.support.waiting import alive, wait_until
 
 from psync.daemon.rundir import DAMAGED
-from psync.daemon.runs import KEPT_RUNS
+from psync.daemon.retention import Retention
 from psync.model import RunSpec, RunState
 from psync.protocol import messages as m
 from psync.supervisor import record
@@ -333,17 +334,15 @@ async def test_the_oldest_finished_runs_go_but_not_while_somebody_watches(home: 
         await run.ended()
         original = home.run(await run.running())
     home.leave()
-    ticket = (original / "run.json").read_text()
-    created = float(ticket.rpartition('"created":')[2].rstrip("}"))
-    copies = [f"copy{number:03}" for number in range(KEPT_RUNS + 1)]
+    ticket = json.loads((original / "run.json").read_text())
+    copies = [f"copy{number:03}" for number in range(Retention().runs + 1)]
     for number, name in enumerate(copies):
         directory = home.run(name)
         shutil.copytree(original, directory) if number == 1 else directory.mkdir(mode=0o700)
         for file in ("exit.json", "cursor"):
             shutil.copy(original / file, directory)
-        later = ticket.replace(f"{created!r}", f"{created + 1 + number!r}")
-        assert later != ticket
-        (directory / "run.json").write_text(later.replace('"request":"', f'"request":"{number}'))
+        later = {"created": ticket["created"] + 1 + number, "request": f"{number}".zfill(16)}
+        (directory / "run.json").write_text(json.dumps(ticket | later))
     home.start()
     wait_until(lambda: [run.name for run in home.runs()] == copies[1:])
     async with home.client() as watcher, home.client() as client:
@@ -424,12 +423,12 @@ async def test_many_runs_leak_nothing(home: Home) -> None:
                 run = client.start(*shell("echo hello"))
                 assert (await run.ended()).status.code == 0
 
-    await some(KEPT_RUNS + 50)
-    wait_until(lambda: len(home.runs()) == KEPT_RUNS)
+    await some(Retention().runs + 50)
+    wait_until(lambda: len(home.runs()) == Retention().runs)
     descriptors, memory = len(list((process / "fd").iterdir())), resident()
     await some(200)
     await some(200)
-    wait_until(lambda: len(home.runs()) == KEPT_RUNS)
+    wait_until(lambda: len(home.runs()) == Retention().runs)
     wait_until(lambda: len(list((process / "fd").iterdir())) <= descriptors)
     assert resident() - memory < 4 * 1024  # KiB; 10 KiB for each run would show
     assert len(home.log.splitlines()) < 1500  # about one line for each run

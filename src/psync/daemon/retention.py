@@ -1,7 +1,7 @@
 """Which finished runs stay: a decision from what is known about them.
 
 The runs that ended first go first, until the rest is within all three limits. One that a client
-looks at stays for as long as it does.
+looks at goes when nobody does any more, and no other goes in its place.
 
 Ages have to survive clocks that jump. Once a run is known, its age goes on with the monotonic
 clock, so that a wall clock set forward changes nothing; set back again, it makes runs younger.
@@ -111,10 +111,10 @@ def surplus(finished: Iterable[K], rules: Retention, now: Now, *, count: int, si
         many = count > rules.runs or (rules.size is not None and size > rules.size)
         if not many and (rules.age is None or not run.age.exceeds(rules.age, now)):
             break
+        count -= 1
+        size -= run.size
         if not run.watched:
             gone.append(run)
-            count -= 1
-            size -= run.size
     return gone
 
 
