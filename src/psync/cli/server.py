@@ -124,6 +124,7 @@ def _serve_until_stopped(listen: list[str] | None, ready: Callable[[Presence], N
     import logging
 
     from psync.config import load_server
+    from psync.daemon.retention import Retention
     from psync.daemon.runs import LogLimits
     from psync.daemon.server import Daemon, ServerSettings
 
@@ -138,6 +139,9 @@ def _serve_until_stopped(listen: list[str] | None, ready: Callable[[Presence], N
         origins=frozenset(config.origins),
         projects=os.fsdecode(config.projects),
         limits=LogLimits(unread=config.log_limit, kept=config.log_keep),
+        retention=Retention(
+            runs=config.retention.runs, age=config.retention.age, size=config.retention.size
+        ),
     )
 
     async def serve() -> None:

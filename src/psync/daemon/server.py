@@ -26,6 +26,7 @@ from psync.daemon.launcher import Launcher
 from psync.daemon.listening import Presence, bind, name_of, read_presence, write_presence
 from psync.daemon.lock import DaemonLock
 from psync.daemon.projects import Projects
+from psync.daemon.retention import Retention
 from psync.daemon.runs import LogLimits, Runs
 from psync.daemon.tasks import Tasks
 from psync.errors import PsyncError
@@ -57,12 +58,14 @@ class ServerSettings(msgspec.Struct, frozen=True):
         origins: ``Origin`` headers that are let in.
         projects: absolute directory of the mirrors.
         limits: how much output of a run is kept.
+        retention: which finished runs are kept.
     """
 
     listen: tuple[tuple[str, int], ...]
     origins: frozenset[str]
     projects: str
     limits: LogLimits
+    retention: Retention = Retention()
 
 
 class Daemon:
@@ -103,7 +106,12 @@ class Daemon:
         try:
             await launcher.start()
             self._runs = Runs(
-                self._paths.runs, launcher, self._tasks, self._settings.limits, os.environb
+                self._paths.runs,
+                launcher,
+                self._tasks,
+                self._settings.limits,
+                os.environb,
+                self._settings.retention,
             )
             await self._runs.adopt()
             await self._serve(ready)
