@@ -50,6 +50,7 @@ async def test_a_program_that_takes_its_time_is_worth_a_word(
 async def test_a_daemon_that_does_not_answer_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interrupts, "LAST_PATIENCE", 0.0)
     stage = await begun()
+    stage.attach()
     ladder = Ladder(stage.run, lambda line: None)
     for _ in range(4):
         ladder.handle(signal.SIGINT)
@@ -78,5 +79,16 @@ async def test_without_a_connection_any_signal_leaves(grace: float | None, fate:
     ladder.handle(signal.SIGTERM)
     ladder.handle(signal.SIGINT)  # once is enough
     with pytest.raises(Interrupted, match=fate):
+        await ladder.leaving
+    await stage.lifeline.close()
+
+
+async def test_who_leaves_is_told_how_to_come_back() -> None:
+    stage = await begun()
+    stage.daemon.refusals = [ConnectionLost(f"no {i}") for i in range(1000)]
+    stage.link.cut()
+    ladder = Ladder(stage.run, lambda line: None, hint=lambda: "psync ps")
+    ladder.handle(signal.SIGINT)
+    with pytest.raises(Interrupted, match="if the run was started, it goes on there; psync ps"):
         await ladder.leaving
     await stage.lifeline.close()

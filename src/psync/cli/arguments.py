@@ -71,3 +71,21 @@ def add_sync_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="say more about what is being done"
     )
+
+
+def add_escape_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``-E``; the value is one byte, or None for none."""
+    parser.add_argument(
+        "-E",
+        "--escape",
+        metavar="CHAR|none",
+        type=_escape,
+        default=b"~",
+        help="the escape character on a terminal, such as ^] (default: ~)",
+    )
+
+
+def _escape(word: str) -> bytes | None:
+    from psync.client.escape import parse_escape
+
+    return parse_escape(word)

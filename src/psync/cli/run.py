@@ -8,35 +8,37 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from psync.api import target_spec
-from psync.cli.arguments import Parser, add_sync_options, add_target_option, path
+from psync.cli.arguments import (
+    Parser,
+    add_escape_option,
+    add_sync_options,
+    add_target_option,
+    path,
+)
 from psync.cli.imports import import_picows
 from psync.cli.loop import Signals, catch_signals, run as run_loop
-from psync.cli.output import SyncReport, say, say_now, size
+from psync.cli.output import SyncReport, say, show
 from psync.client.early import EarlySync, SyncReports, begin
 from psync.client.place import find_place
+from psync.client.revision import source_revision
 from psync.client.targets import TargetSpec
 from psync.config import load_client
-from psync.errors import ExecError, Interrupted, ProgramNotFound, PsyncError, UsageError
-from psync.model import ExitStatus, RunSpec
+from psync.errors import PsyncError, UsageError
+from psync.model import Overflow, RunSpec
 from psync.paths import ClientPaths
 from psync.sync.plan import SyncPlan
 from psync.text import printable
 
-if TYPE_CHECKING:
-    import asyncio
-    import signal
-
-    from psync.client.run import RemoteRun
-    from psync.client.stdout import OutputWriter
-
 DESCRIPTION = """\
 Sync PROGRAM and what it needs to a target, run it there, stream its output here, and exit with its
 status. Everything after PROGRAM belongs to the program.
+
+On a terminal, ~d at the beginning of a line detaches and leaves the run going on, ~. ends the
+connection, ~? says more.
 
 A PROGRAM with a slash, or that names a file, is sent; any other is looked up on the target's PATH.
 """
@@ -52,6 +54,9 @@ class Order(msgspec.Struct, frozen=True):
         sync: send it; False with ``--no-sync``.
         spec: what to run.
         verbose: say more.
+        detach: leave the run to itself.
+        escape: the escape character where stdin is a terminal, None for none.
+        on: what to add to a command to reach the same target.
     """
 
     target: TargetSpec
@@ -60,6 +65,9 @@ class Order(msgspec.Struct, frozen=True):
     sync: bool
     spec: RunSpec
     verbose: bool
+    detach: bool
+    escape: bytes | None
+    on: str
 
 
 def main(argv: list[str]) -> int:
@@ -72,8 +80,8 @@ def main(argv: list[str]) -> int:
     try:
         if order.sync:
             early = begin(order.plan, order.target, order.paths, reports)
-        foreground = Foreground(order, report, reports, early)
-        return run_loop(foreground.run, lambda: foreground.phase)
+        command = _Command(order, report, reports, early)
+        return run_loop(command.run, lambda: command.phase)
     finally:
         report.end()
         if early is not None:
@@ -102,13 +110,25 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--name", default="", help="a name for the run")
     parser.add_argument(
+        "-d",
+        "--detach",
+        action="store_true",
+        help="start it, print its ID and leave it going on; psync attach, logs, stop take the ID",
+    )
+    parser.add_argument(
         "--no-sync", action="store_true", help="run what is there already; send nothing"
     )
     parser.add_argument(
         "--on-disconnect",
         metavar="keep|stop:DURATION",
-        help="what becomes of the run without a client (default: stop:5m)",
+        help="what becomes of the run without a client (default: stop:5m; with --detach: keep)",
     )
+    parser.add_argument(
+        "--overflow",
+        metavar="block|drop",
+        help="at the limit of unread output the program waits, or the oldest goes (default: block)",
+    )
+    add_escape_option(parser)
     parser.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.command[:1] == ["--"]:
@@ -125,7 +145,11 @@ def _order(options: argparse.Namespace) -> Order:
     config = load_client(
         project_root=place.project.root,
         environ=os.environ,
-        flags={"--on": options.on, "--on-disconnect": options.on_disconnect},
+        flags={
+            "--on": options.on,
+            "--on-disconnect": options.on_disconnect,
+            "--overflow": options.overflow,
+        },
     )
     target = target_spec(config.find())
     include = (*config.include, *config.assets)
@@ -140,11 +164,24 @@ def _order(options: argparse.Namespace) -> Order:
         cwd=plan.cwd,
         project=place.project.id,
         name=printable(options.name)[:200],
-        disconnect_grace=config.disconnect_grace(detached=False),
+        disconnect_grace=config.disconnect_grace(detached=options.detach),
+        overflow=Overflow(config.overflow),
+        # with --no-sync nobody knows which revision it is that lies there
+        revision="" if options.no_sync else source_revision(place.project.root),
     )
     if target.local and config.origin("target") == "default":
         say("running on this machine, the target local; psync pair HOST adds another")
-    return Order(target, paths, plan, not options.no_sync, spec, options.verbose)
+    return Order(
+        target=target,
+        paths=paths,
+        plan=plan,
+        sync=not options.no_sync,
+        spec=spec,
+        verbose=options.verbose,
+        detach=options.detach,
+        escape=options.escape,
+        on=f" --on {target.name}" if options.on else "",
+    )
 
 
 def _environment(
@@ -165,8 +202,8 @@ def _environment(
     return tuple(found.items())
 
 
-class Foreground:
-    """One run with this process's own stdin, stdout, stderr and signals.
+class _Command:
+    """One ``psync run``.
 
     Attributes:
         phase: what is going on, in words.
@@ -198,75 +235,21 @@ class Foreground:
             else:  # a command of the other host's needs a directory to run in, and no files
                 await target.make_mirror(order.plan.project)
             self.phase = "connecting"
-            return await self._attached(await target.begin(order.spec), signals)
+            run = await target.begin(order.spec)
+            # only now, while the daemon starts the program, is there time to import it
+            from psync.cli.foreground import Foreground, Manner, detach
+
+            where = "on this machine" if order.target.local else f"on {order.target.name}"
+            if order.detach:
+                show(f"{await detach(target, run, signals, where)}\n")
+                return 0
+            manner = Manner(where, on=order.on, escape=order.escape)
+            return await Foreground(target, run, signals, manner).follow()
         finally:
             target.abandon()
 
-    async def _attached(self, run: RemoteRun, signals: Signals) -> int:
-        import asyncio
-
-        from psync.client.interrupts import Ladder
-        from psync.client.stdin import StdinPump
-        from psync.client.stdout import OutputWriter
-
-        writer = OutputWriter(run, on_gap=_tell_gap)
-        ladder = Ladder(run, say_now, writer.discard)
-        signals.route = ladder.handle
-        pump = StdinPump(run)
-        pump.start()
-        ending = asyncio.ensure_future(run.wait())
-        try:
-            await asyncio.wait((ending, ladder.leaving), return_when=asyncio.FIRST_COMPLETED)
-            if not ending.done():
-                ladder.leaving.result()
-            status = self._status(ending)
-            signals.route = _leave_at_once
-            await writer.drain()
-        finally:
-            ending.cancel()
-            pump.stop()
-            ladder.close()
-            writer.close()
-        complete = _tell_failure(writer)
-        if status.lost:
-            say("the run was lost: nobody knows how it ended; its supervisor left no record")
-        # a success of which a part is missing here is none: `psync run ./make > list && use list`
-        return status.returncode if complete else status.returncode or PsyncError.exit_status
-
-    def _status(self, ending: asyncio.Future[ExitStatus]) -> ExitStatus:
-        """Return how the run ended; say what to do about a program that could not be executed."""
-        where = "on this machine" if self._order.target.local else f"on {self._order.target.name}"
-        try:
-            return ending.result()
-        except ProgramNotFound as error:
-            hint = f"install it {where}, or send one from here by its path, such as ./program"
-            raise ProgramNotFound(f"{error.message} {where}", hint=hint) from error
-        except ExecError as error:
-            hint = f"build it for that host, or install what it needs {where}"
-            raise ExecError(error.message, hint=error.hint or hint) from error
-
-
-def _leave_at_once(_number: signal.Signals) -> None:
-    """The run is over, and nobody takes what is left of its output: Ctrl-C ends the wait."""
-    os._exit(Interrupted.exit_status)
-
 
 def _tell_connection(error: PsyncError | None) -> None:
-    if error is None:
-        say_now("connected again; nothing of the output is lost")
-    else:
-        say_now(f"connection lost ({error.message}); reconnecting, Ctrl-C leaves")
+    from psync.cli.foreground import tell_connection
 
-
-def _tell_gap(count: int) -> None:
-    say_now(f"{size(count)} of output were dropped there")
-
-
-def _tell_failure(writer: OutputWriter) -> bool:
-    """Say what of the output is missing; return whether all of it could be written."""
-    if writer.discarded:
-        say(f"{size(writer.discarded)} of output were dropped with the kill")
-    failure = writer.failure()
-    if failure is not None:
-        say(f"output could not be written: {failure.strerror}")
-    return failure is None
+    tell_connection(error)

@@ -33,6 +33,7 @@ class Ladder:
         run: a run that has begun.
         say: told one line for people each time something happens that they should know.
         on_kill: called when the run is killed.
+        hint: what to type to go on with the run, told when psync leaves without it.
 
     Attributes:
         leaving: done, with ``Interrupted``, when psync is to end without the run's exit status.
@@ -43,12 +44,14 @@ class Ladder:
         run: RemoteRun,
         say: Callable[[str], None],
         on_kill: Callable[[], None] = lambda: None,
+        hint: Callable[[], str] = lambda: "",
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.leaving: asyncio.Future[None] = self._loop.create_future()
         self._run = run
         self._say = say
         self._on_kill = on_kill
+        self._hint = hint
         self._presses = 0
         self._killed_at = 0.0
         self._reminder: asyncio.TimerHandle | None = None
@@ -63,7 +66,7 @@ class Ladder:
             else:
                 self._run.signal(number.name)
         except ConnectionLost:
-            self._leave(f"left while there was no connection; {self._fate()}")
+            self._leave(f"left while there was no connection; {fate(self._run)}")
 
     def close(self) -> None:
         """Say nothing more."""
@@ -90,15 +93,18 @@ class Ladder:
                 LAST_PATIENCE, self._say, "the daemon has not answered; Ctrl-C again leaves"
             )
         elif self._loop.time() - self._killed_at >= LAST_PATIENCE:
-            self._leave(f"the daemon does not answer; {self._fate()}")
+            self._leave(f"the daemon does not answer; {fate(self._run)}")
 
     def _leave(self, message: str) -> None:
         self.close()
-        self.leaving.set_exception(Interrupted(message))
+        self.leaving.set_exception(Interrupted(message, hint=self._hint()))
         self.leaving.exception()  # whether anybody waits for it or not
 
-    def _fate(self) -> str:
-        grace = self._run.grace
-        if grace is None:
-            return "the run goes on there"
-        return f"the run goes on there for up to {grace:.0f} seconds"
+
+def fate(run: RemoteRun) -> str:
+    """Return in words what becomes of a run that nobody is attached to."""
+    if not run.id:
+        return "if the run was started, it goes on there"
+    if run.grace is None:
+        return "the run goes on there"
+    return f"the run goes on there for up to {run.grace:.0f} seconds"
