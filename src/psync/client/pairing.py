@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from psync.client.hosts import Host, LocalHost, SSHHost, enrol
+from psync.client.restricted import restrict, unrestrict
 from psync.client.targets import FORMAT, TargetFiles, TargetRecord, TargetSpec, paired_names
 from psync.errors import PsyncError, TrustError
 from psync.paths import ClientPaths
@@ -12,7 +13,13 @@ from psync.transport.enrolment import EnrolAnswer, EnrolRequest
 from psync.transport.identity import ClientIdentity
 
 
-def pair(spec: TargetSpec, paths: ClientPaths, *, server: str | None = None) -> TargetRecord:
+def pair(
+    spec: TargetSpec,
+    paths: ClientPaths,
+    *,
+    server: str | None = None,
+    restrict_ssh: bool = False,
+) -> TargetRecord:
     """Pair with the daemon of a target, over the user's own ssh. Blocking.
 
     A daemon that does not run is started, so that the first run finds it. Doing it again replaces
@@ -22,6 +29,8 @@ def pair(spec: TargetSpec, paths: ClientPaths, *, server: str | None = None) -> 
         spec: the target; only its name, host and ssh command matter.
         paths: the client's directories.
         server: path of ``psync-server`` there, None to look in the usual places.
+        restrict_ssh: from now on, reach the target with an ssh key of psync's own that is allowed
+            only what psync needs; without, with the user's own ssh (again).
 
     Returns:
         What is known of the target now; it is on disk.
@@ -35,8 +44,14 @@ def pair(spec: TargetSpec, paths: ClientPaths, *, server: str | None = None) -> 
 
     Until everything has arrived, nothing of an earlier pairing is changed.
     """
-    host = SSHHost(spec, paths, server)
-    return complete(host, spec, paths, hostname=host.hostname())
+    host = SSHHost(spec, paths, server, own=True)
+    record = complete(host, spec, paths, hostname=host.hostname())
+    client_id = ClientIdentity.load_or_create(paths.identity).client_id
+    if restrict_ssh:
+        restrict(host, spec, paths, client_id)
+    else:
+        unrestrict(host, spec, paths, client_id)
+    return record
 
 
 def pair_local(spec: TargetSpec, paths: ClientPaths, host: LocalHost) -> TargetRecord:

@@ -32,12 +32,11 @@ REFUSAL = b"psync-server: this key may only "
 """How psync-server begins when it refuses what a restricted key asked for."""
 
 PROTECTS = """\
-psync now reaches {name} with an ssh key of its own, {key}
-  Stolen, that key opens no shell there, forwards no port and no agent, reads nothing, and writes
-  nowhere but into psync's copies of this client's projects.
-  It does not keep out who also has psync's certificate from this machine: that may start programs
-  as your user there, and what they may do is up to them. To allow only looking at runs, on {name}:
-  psync-server limit CLIENT --view"""
+psync now uses an ssh key of its own for {name}, and no other
+a thief of that key gets no shell there, forwards no port or agent, reads no files, and writes \
+none but in the copies of this client's projects
+a thief who also has psync's certificate can start programs as your user; to forbid that: \
+psync-server limit CLIENT --view, on {name}"""
 """What to tell after pairing."""
 
 _REASON_TIMEOUT = 2.0  # seconds for ssh to end once its output has
