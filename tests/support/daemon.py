@@ -247,7 +247,7 @@ class Client:
         await self.wait(lambda: self.closed)
         return self.error
 
-    async def ask(self, message: m.OpenProject) -> m.Message:
+    async def ask(self, message: m.Message) -> m.Message:
         """Send a request and return the answer."""
         self.link.send(message)
         await self.wait(lambda: self.said)
