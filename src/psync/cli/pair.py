@@ -21,10 +21,10 @@ exchange and must work already; afterwards neither password nor open port is nee
 With --restrict-ssh psync makes an ssh key of its own for this target and uses no other. Its line in
 ~/.ssh/authorized_keys over there allows to sync into the copies of this client's projects and to
 reach psync-server, nothing else: a thief of the key gets no shell, forwards no port and no agent,
-reads no files, and writes none but in those copies (which your next run would execute). One who also
-steals psync's certificate from this machine can start programs as your user there, and these may do
-what that user may; psync-server limit CLIENT --view takes that away. Pairing again without the
-option goes back to your own ssh.
+reads no files, and writes none but in those copies (which your next run would execute). One who
+also steals psync's certificate from this machine can start programs as your user there, and these
+may do what that user may; psync-server limit CLIENT --view takes that away. Pairing again without
+the option goes back to your own ssh.
 """
 
 

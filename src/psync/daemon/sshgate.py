@@ -35,7 +35,7 @@ PARTS = (b"tree", b"outside")
 
 PARTIAL_DIR = b".psync-partial"
 
-_WORD = re.compile(rb"[A-Za-z0-9_@%+=:,./-]+|'[^']*'(?:\"'\"'(?:'[^']*')?)*")
+_WORD = re.compile(rb"[A-Za-z0-9_@%+=:,./-]+|'[^']*'(?:\"'\"'[^']*')*")
 _UNPRINTABLE = re.compile(rb"[\x00-\x1f\x7f]")
 _NONCE = re.compile(rb"--nonce=([A-Za-z0-9_-]{8,64})")
 # -s is a must; of the rest any part may be missing. After "e" come capabilities, no remote shell.
