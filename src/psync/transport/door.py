@@ -41,6 +41,9 @@ BATCH = 64
 RETRY = 0.25
 """Seconds without accepting after the system had no descriptor or memory left for it."""
 
+HELLO = 4096
+"""Most bytes looked at before TLS reads them, for the name that a peer asks for."""
+
 LINGER = 1.0
 """Seconds that a refused peer has to read why; closing at once would take the words back (RST)."""
 
@@ -157,21 +160,21 @@ class Stranger:
 
     def _speaks(self) -> None:
         try:
-            said = self._sock.recv(1, socket.MSG_PEEK)
+            hello = self._sock.recv(HELLO, socket.MSG_PEEK)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            said = b""
-        if not said:  # a port scan, a health check: no attempt at anything
+            hello = b""
+        if not hello:  # a port scan, a health check: no attempt at anything
             self.drop()
             return
         self._loop.remove_reader(self._sock.fileno())
         self._place.silent = False
-        self._task = self._loop.create_task(self._meet(), name=f"stranger {self.address}")
+        self._task = self._loop.create_task(self._meet(hello), name=f"stranger {self.address}")
         self._door.tasks.add(self._task)
         self._task.add_done_callback(self._done)
 
-    async def _meet(self) -> None:
+    async def _meet(self, hello: bytes) -> None:
         """Go through the handshakes, until the peer is let in or gone."""
         make = await self._door.protocol(self)
         try:
@@ -179,7 +182,7 @@ class Stranger:
                 self._loop,
                 lambda: self._keep(make()),
                 self._sock,
-                ssl=self._door.context(),
+                ssl=self._door.context(hello),
                 # the deadline above is for all of it and comes first
                 ssl_handshake_timeout=self._door.gate.limits.handshake + 1,
                 ssl_shutdown_timeout=SHUTDOWN,
@@ -232,7 +235,7 @@ class Door:
         sock: a bound stream socket, owned from now on.
         gate: shared by all doors of a daemon.
         log: for lines about strangers.
-        context: returns the TLS context for the next stranger.
+        context: returns the TLS context for a stranger, given the first bytes it sent.
         protocol: returns what makes the protocol that a stranger speaks below TLS.
 
     Attributes:
@@ -246,7 +249,7 @@ class Door:
         *,
         gate: Gate,
         log: QuietLog,
-        context: Callable[[], ssl.SSLContext],
+        context: Callable[[bytes], ssl.SSLContext],
         protocol: Callable[[Stranger], Awaitable[Callable[[], Any]]],
     ) -> None:
         self.gate = gate

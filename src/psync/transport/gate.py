@@ -166,7 +166,7 @@ class Gate:
         forgotten = max(0.0, now - record.since) / limits.forgiven
         record.failures = max(0.0, record.failures - forgotten) + 1
         record.since = now
-        steps = int(record.failures) - limits.tolerated - 1
+        steps = round(record.failures) - limits.tolerated - 1
         if steps >= 0:
             seconds = limits.penalty * 2.0 ** min(steps, 64)
             if seconds > limits.longest:  # more failures than that would take longer to forget

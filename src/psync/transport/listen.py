@@ -16,6 +16,7 @@ from psync.errors import PsyncError
 from psync.protocol.connection import Side
 from psync.protocol.messages import MAX_CONTROL, SUBPROTOCOL, Hello
 from psync.text import printable
+from psync.transport.contexts import ServerContexts
 from psync.transport.door import Door, Stranger
 from psync.transport.gate import Gate
 from psync.transport.link import Link, websocket_options
@@ -36,7 +37,7 @@ logger = logging.getLogger("psync.listen")
 async def listen(
     sock: socket.socket,
     *,
-    tls: ssl.SSLContext,
+    tls: ssl.SSLContext | ServerContexts,
     hello: Callable[[], Hello],
     origins: Collection[str],
     accept: Callable[[Link], None],
@@ -44,13 +45,12 @@ async def listen(
     log: QuietLog | None = None,
     message: int = MAX_CONTROL,
     stranger: Pairing | None = None,
-    lenient: ssl.SSLContext | None = None,
 ) -> Door:
     """Serve psync.v1 on a bound socket.
 
     Args:
         sock: a bound stream socket; the door owns it from now on.
-        tls: see ``tls.server_context``; it demands a client certificate.
+        tls: what to show and whom to trust; or one context for all, see ``tls.server_context``.
         hello: returns what the daemon says to a client that has just connected.
         origins: ``Origin`` headers that are allowed. Browsers always send one and psync never does,
             so a web page cannot use the certificate in the user's browser.
@@ -60,17 +60,18 @@ async def listen(
         gate: limits what strangers take up; one for all sockets of a daemon.
         log: takes lines about strangers.
         message: largest control message of a client, in bytes.
-        stranger: handles strangers with an invitation.
-        lenient: the context used instead of ``tls`` while ``stranger.open``: it verifies a
-            certificate, and takes peers without one (``tls.server_context(..., demand=False)``).
+        stranger: handles strangers with an invitation. While it is not ``open`` a certificate is
+            demanded in the TLS handshake. Needs ``ServerContexts``.
 
     Returns:
         The door; closing it leaves open links alone.
     """
     router = _Router(hello, frozenset(origins), accept, gate or Gate(), message, stranger)
 
-    def context() -> ssl.SSLContext:
-        return lenient if lenient is not None and router.pairing else tls
+    def context(hello: bytes) -> ssl.SSLContext:
+        if isinstance(tls, ssl.SSLContext):
+            return tls
+        return tls.choose(hello, demand=not router.pairing)
 
     async def protocol(who: Stranger) -> Callable[[], Any]:
         # The only public way to picows' server side; it neither listens nor touches the socket.

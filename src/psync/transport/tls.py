@@ -70,7 +70,7 @@ _STRANGERS = {
 _PASSING = ("BAD_RECORD_MAC",)
 
 
-def client_context(ca: str, cert: str, key: str) -> ssl.SSLContext:
+def client_context(ca: str, cert: str, key: str, *, own: bool = False) -> ssl.SSLContext:
     """Return the context with which a client connects to one daemon.
 
     The daemon's chain and name are verified always; the name is the ``server_hostname`` of the
@@ -80,6 +80,10 @@ def client_context(ca: str, cert: str, key: str) -> ssl.SSLContext:
         ca: file with the daemon's CA certificate (PEM), the only trusted one.
         cert: file with this client's certificate for that daemon.
         key: file with this client's private key.
+        own: these are files of the user's own PKI and not psync's. RFC 5280's finer points
+            (``X509_STRICT``, such as key identifiers) are not insisted on then, because much of
+            what real authorities issue fails there; chain, name, purpose and dates are verified
+            all the same. ``cert`` may hold a chain, ``ca`` several authorities.
 
     Raises:
         NotPaired: one of the files does not exist.
@@ -89,35 +93,43 @@ def client_context(ca: str, cert: str, key: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # CERT_REQUIRED and check_hostname
     context.hostname_checks_common_name = False
     try:
-        _load(context, cert=cert, key=key, ca=ca)
+        _load(context, cert=cert, key=key, authorities=(ca,), strict=not own)
     except FileNotFoundError as error:
+        if own:
+            raise TrustError(f"{printable(str(error.filename))} is missing") from error
         raise NotPaired(
             f"this client is not paired: {printable(str(error.filename))} is missing", hint=_PAIR
         ) from error
     return context
 
 
-def server_context(cert: str, key: str, client_ca: str) -> ssl.SSLContext:
+def server_context(
+    cert: str, key: str, ca: str, *, demand: bool = True, client_ca: str | None = None
+) -> ssl.SSLContext:
     """Return the context with which a daemon listens.
 
     A client certificate is demanded and verified in the handshake. There are no session tickets: a
     resumed connection would skip that.
 
     Args:
-        cert: file with the daemon's certificate (PEM).
+        cert: file with the daemon's certificate (PEM), and its chain if it has one.
         key: file with its private key.
-        client_ca: file with the CA that signs clients' certificates, the only trusted one.
+        ca: file with the CA that signs clients' certificates, the only trusted one.
+        demand: whether a peer without a certificate is refused in the handshake. A certificate that
+            is not valid is refused always.
+        client_ca: file with more authorities for clients' certificates; see ``contexts``.
 
     Raises:
         TrustError: a file is missing, damaged or cannot be read, the key is not private or not that
             of the certificate.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_mode = ssl.CERT_REQUIRED if demand else ssl.CERT_OPTIONAL
     context.options |= ssl.OP_NO_TICKET
     context.num_tickets = 0
     try:
-        _load(context, cert=cert, key=key, ca=client_ca)
+        authorities = (ca,) if client_ca is None else (ca, client_ca)
+        _load(context, cert=cert, key=key, authorities=authorities, strict=client_ca is None)
     except FileNotFoundError as error:
         raise TrustError(f"{printable(str(error.filename))} is missing") from error
     return context
@@ -174,18 +186,23 @@ def failed_handshake(error: OSError) -> str:
     return "it hung up during the TLS handshake"
 
 
-def _load(context: ssl.SSLContext, *, cert: str, key: str, ca: str) -> None:
+def _load(
+    context: ssl.SSLContext, *, cert: str, key: str, authorities: tuple[str, ...], strict: bool
+) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.verify_flags |= ssl.VERIFY_X509_STRICT
-    current = ca
+    if strict:
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+    else:
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # Python 3.13 may have set it
+    current = cert
     try:
         # One by one and by name: ssl's own errors do not say which file they are about.
-        for current in (ca, cert, key):
+        for current in (*authorities, cert, key):
             with open(current, "rb"):
                 pass
         check_key_file(key)
-        current = ca
-        context.load_verify_locations(cafile=ca)
+        for current in authorities:
+            context.load_verify_locations(cafile=current)
         current = cert
         context.load_cert_chain(cert, key, password=_no_password)
     except FileNotFoundError:
@@ -193,7 +210,10 @@ def _load(context: ssl.SSLContext, *, cert: str, key: str, ca: str) -> None:
     except ssl.SSLError as error:
         name = printable(current)
         if error.reason == "KEY_VALUES_MISMATCH":
-            what = f"the certificate {name} does not belong to the private key {printable(key)}"
+            what = (
+                f"the certificate {name} does not belong to the private key {printable(key)} "
+                "(the first one in the file must)"
+            )
         elif current == cert:
             what = f"the certificate {name} or its key {printable(key)} is damaged"
         else:
