@@ -52,6 +52,7 @@ class Proxy:
         self._knock = asyncio.Event()
         self._refusing = False
         self._cut_at: int | None = None
+        self._plan: list[int] = []
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._held: asyncio.Event | None = None
@@ -90,18 +91,13 @@ class Proxy:
 
     def cut(self) -> None:
         """Reset every connection there is, at both ends."""
-        self._cut_at = None
         for task in list(self._pairs):
             task.cancel()  # its sockets are reset when it is over: the loop still watches them
 
-    def cut_after(self, count: int) -> None:
-        """Cut when ``count`` more bytes have gone towards the client."""
-        self._cut_at = self.passed + count
-
-    @property
-    def cut_pending(self) -> bool:
-        """Whether a planned cut has not happened yet."""
-        return self._cut_at is not None
+    def cut_after(self, *counts: int) -> None:
+        """Cut when so many more bytes have gone towards the client; then after the next count."""
+        self._plan = list(counts)
+        self._arm()
 
     def stall(self) -> None:
         """Move nothing any more; connections stay, and new ones are accepted and stay silent."""
@@ -146,6 +142,9 @@ class Proxy:
             task = loop.create_task(self._lead(sock, wait, release))
             self._pairs[task] = (sock, None)
             task.add_done_callback(self._ended)
+
+    def _arm(self) -> None:
+        self._cut_at = self.passed + self._plan.pop(0) if self._plan else None
 
     def _limit(self, sock: socket.socket) -> None:
         if self._buffer is not None:
@@ -198,6 +197,7 @@ class Proxy:
                     self.passed += len(data)
                     self.cuts += 1
                     self.cut()
+                    self._arm()
                     return
                 await self._pace(len(data))
                 self.passed += len(data)

@@ -29,6 +29,7 @@ class Outgoing:
             while nobody has said so.
         held: whether this attachment holds stdin.
         begun: whether it is known who does.
+        paused: nothing is sent until the daemon has said where to go on.
         closed: the program closed its stdin, or the run is over; sending more is pointless.
         on_room: called when there may be more room, and when ``closed`` has become True.
         on_holder: called when stdin changed hands, with how many bytes from here the program
@@ -40,6 +41,7 @@ class Outgoing:
         self.holder: str | None = None
         self.held = held
         self.closed = False
+        self.paused = False
         self.on_room: Callable[[], None] = lambda: None
         self.on_holder: Callable[[int], None] = lambda _dropped: None
         self._send = send
@@ -64,6 +66,8 @@ class Outgoing:
         for start in range(0, len(data), wire.MAX_DATA):
             piece = data[start : start + wire.MAX_DATA]
             offset = self._base + self._outbound.push(piece)
+            if self.paused:
+                continue
             self._send(wire.Data(self.channel, Stream.STDIN, offset, piece))
 
     async def write(self, data: bytes) -> None:
@@ -89,8 +93,13 @@ class Outgoing:
         """End the program's stdin after what was sent; not where another attachment holds it."""
         if not self._ended:
             self._ended = True
-            if self.held:
+            if self.held and not self.paused:
                 self._send(wire.StdinEnd(self.channel, self.offset))
+
+    def pause(self) -> None:
+        """Keep what is to be sent until ``on_attached``: on another connection the daemon, perhaps
+        another one, has to say first how much there is, or it would miss what stands before."""
+        self.paused = True
 
     # -- what the daemon says -----------------------------------------------------------------
 
@@ -102,6 +111,7 @@ class Outgoing:
 
     def on_attached(self, offset: int, holder: str | None) -> None:
         """Go on at ``offset``, on the first or on another connection, if stdin is ours."""
+        self.paused = False
         sure = self._base + self._outbound.acked  # what came later may be another holder's
         if holder is not None:
             self._lose(holder, offset, sure)

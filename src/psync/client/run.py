@@ -321,6 +321,7 @@ class RemoteRun:
     def on_connected(self) -> None:
         """Say on a new connection what the daemon has to know."""
         self.connected = True
+        self._stdin.pause()
         try:
             self._send_request()
         except ConnectionLost:
@@ -328,8 +329,6 @@ class RemoteRun:
         except ProtocolError as error:  # another daemon than the one before, an older one
             self._finish(error)
             return
-        if not self.id:
-            self._stdin.send_again()
         for stream in self._closed_outputs:
             self._try_send(wire.CloseOutput(channel=self._channel, stream=stream))
 
@@ -368,7 +367,7 @@ class RemoteRun:
             self._started.set_result(None)
         if self.read_only or message.state.final:
             return
-        if again or message.holder is not None:
+        if again or self._stdin.paused or message.holder is not None:
             self._stdin.on_attached(message.stdin, message.holder)
 
     def _on_exited(self, message: wire.Exited) -> None:
