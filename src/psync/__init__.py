@@ -11,7 +11,8 @@ TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from psync.api import connect
-    from psync.client.run import Gap, Output, RemoteRun
+    from psync.client.pieces import Gap, Output
+    from psync.client.run import RemoteRun
     from psync.client.target import Target
     from psync.errors import (
         ConfigError,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
         UsageError,
         WrongDaemon,
     )
-    from psync.model import ExitStatus, HostFacts, Stream
+    from psync.model import ExitStatus, HostFacts, RunInfo, RunState, Stream
     from psync.sync.rsync import Summary
 
 __version__ = "0.2.0"
@@ -62,7 +63,9 @@ __all__ = [
     "PsyncError",
     "Refused",
     "RemoteRun",
+    "RunInfo",
     "RunLost",
+    "RunState",
     "SSHError",
     "Stream",
     "Summary",
@@ -80,10 +83,12 @@ __all__ = [
 # Public names that do not live in psync.errors, and the modules that hold them.
 _HOMES = {
     "ExitStatus": "psync.model",
-    "Gap": "psync.client.run",
+    "Gap": "psync.client.pieces",
     "HostFacts": "psync.model",
-    "Output": "psync.client.run",
+    "Output": "psync.client.pieces",
     "RemoteRun": "psync.client.run",
+    "RunInfo": "psync.model",
+    "RunState": "psync.model",
     "Stream": "psync.model",
     "Summary": "psync.sync.rsync",
     "Target": "psync.client.target",

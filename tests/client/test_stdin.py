@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from tests.support.fake_run import Stage, begun
 
+from psync.client.escape import Escapes, Key
 from psync.client.stdin import StdinPump
+from psync.errors import ConnectionLost
 from psync.protocol import messages as m
 
 
@@ -125,3 +127,66 @@ async def test_reading_stops_with_the_run() -> None:
     assert os.read(reader, 10) == b"b"
     os.close(reader)
     os.close(writer)
+
+
+# -- with escape keys ---------------------------------------------------------------------------
+
+
+async def test_keys_are_found_among_what_is_typed_and_the_rest_is_sent() -> None:
+    reader, writer = os.pipe()
+    stage = await begun()
+    stage.attach()
+    keys: asyncio.Queue[Key] = asyncio.Queue()
+    pump = StdinPump(stage.run, reader, escapes=Escapes(), on_key=keys.put_nowait)
+    pump.start()
+    os.write(writer, b"one\n~?\n~")
+    assert (await stage.link.said(m.Data)).data == b"one\n"
+    assert await asyncio.wait_for(keys.get(), 10) is Key.HELP
+    os.write(writer, b"~two\n")
+    assert (await stage.link.said(m.Data)).data == b"~two\n"
+    os.write(writer, b"~")
+    os.close(writer)
+    assert (await stage.link.said(m.Data)).data == b"~"  # what it would have begun never came
+    assert (await stage.link.said(m.StdinEnd)).offset == 10
+    os.close(reader)
+
+
+async def test_keys_are_found_while_the_program_reads_nothing_and_without_a_connection() -> None:
+    reader, writer = os.pipe()
+    stage = await begun()
+    stage.attach()
+    stage.run.send_stdin(bytes(m.WINDOW_STDIN))
+    assert stage.run.stdin_room == 0
+    keys: asyncio.Queue[Key] = asyncio.Queue()
+    pump = StdinPump(stage.run, reader, escapes=Escapes(), on_key=keys.put_nowait)
+    pump.start()
+    stage.daemon.refusals = [ConnectionLost(f"no {i}") for i in range(1000)]
+    stage.link.cut()
+    os.write(writer, b"typed\n~.\n")
+    assert await asyncio.wait_for(keys.get(), 10) is Key.DISCONNECT
+    stage.daemon.refusals.clear()
+    await (await stage.daemon.linked(2)).said(m.Attach)
+    stage.attach(stdin=m.WINDOW_STDIN)
+    assert (await stage.link.said(m.Data)).data == b"typed\n"  # it waited
+    pump.stop()
+    os.close(writer)
+    os.close(reader)
+
+
+async def test_what_is_typed_while_another_holds_stdin_is_dropped() -> None:
+    reader, writer = os.pipe()
+    stage = await begun()
+    stage.attach()
+    stage.link.say(m.StdinHolder(channel=1, offset=0, holder="ada"))
+    keys: asyncio.Queue[Key] = asyncio.Queue()
+    pump = StdinPump(stage.run, reader, escapes=Escapes(), on_key=keys.put_nowait)
+    pump.start()
+    os.write(writer, b"nowhere\n~?\n")
+    await asyncio.wait_for(keys.get(), 10)
+    stage.link.say(m.StdinHolder(channel=1, offset=30))
+    os.write(writer, b"here\n")
+    piece = await stage.link.said(m.Data)
+    assert (piece.offset, piece.data) == (30, b"here\n")
+    pump.stop()
+    os.close(writer)
+    os.close(reader)
