@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from psync.daemon.access import AccessList, ClientRecord
 from psync.errors import ConfigError, NotPaired, TrustError, UsageError
@@ -320,7 +319,7 @@ def test_damage_while_somebody_writes_does_not_stop_the_daemon(
 def test_a_later_versions_list_is_left_alone(
     access: AccessList, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    text = b'{"version": 2, "people": []}'
+    text = b'{"version": 3, "people": []}'
     add(access, "a")
     write_atomic(path, text)
     assert access.find(mark("a")) is None

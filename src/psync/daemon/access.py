@@ -1,14 +1,15 @@
 """The list of paired clients: who may connect.
 
-    clients.json         {"version": 1, "clients": [...]}, replaced as a whole
+    clients.json         see ``clientlist``; replaced as a whole
     clients.json.lock    held while it is changed
 
 It is a list of who is let in, so whatever goes wrong with it keeps people out: a client that is not
 found is not paired. A damaged list, or a damaged entry in one that can be read otherwise, is set
 aside under another name and logged as an error; the entries that are sound stay.
 
-The daemon reads; ``psync-server enroll`` and ``revoke`` write. The daemon notices by the file's
-status, so that both meet in the file and nowhere else.
+The daemon reads; ``psync-server enroll``, ``revoke`` and the like write, and so does the daemon for
+what it admits or renews. It notices by the file's status, so that all meet in the file and nowhere
+else.
 """
 
 from __future__ import annotations
@@ -16,10 +17,21 @@ from __future__ import annotations
 import logging
 import os
 import time
-from typing import Literal
+from collections.abc import Callable
 
 import msgspec
 
+from psync.daemon.clientlist import (
+    ClientRecord as ClientRecord,
+    Damage,
+    Role,
+    Via,
+    check_patterns,
+    choose,
+    decode,
+    encode,
+    free_name,
+)
 from psync.errors import NotPaired, TrustError, UsageError
 from psync.paths import free_path, private_directory, write_atomic
 from psync.text import printable
@@ -29,49 +41,7 @@ from psync.transport.identity import safe_name
 MAX_SIZE = 16 * 1024 * 1024
 """Largest list that is read, in bytes; some forty thousand clients."""
 
-SHORTEST_PREFIX = 4
-"""Hexadecimal digits of a fingerprint that ``revoke`` takes for one."""
-
 logger = logging.getLogger("psync.access")
-
-
-class ClientRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One paired client. Times are seconds since the epoch.
-
-    Unknown fields make an entry a damaged one: behind one of them ``revoked`` may be hidden.
-
-    Attributes:
-        name: unique in the list; for people.
-        fingerprint: of its certificate, see ``tls.fingerprint``.
-        client_id: see ``identity.read_client_id``.
-        paired: when.
-        expires: when its certificate ends.
-        revoked: when it was, None while it may connect.
-    """
-
-    name: str
-    fingerprint: str
-    client_id: str
-    paired: float
-    expires: float
-    revoked: float | None = None
-
-
-class _File(msgspec.Struct, frozen=True):
-    version: Literal[1]
-    clients: list[msgspec.Raw]
-
-
-class _Versioned(msgspec.Struct, frozen=True):
-    version: int
-
-
-class _Damage(Exception):
-    """The list, or part of it, cannot be read; the entries in ``sound`` can."""
-
-    def __init__(self, what: str, sound: tuple[ClientRecord, ...] = ()) -> None:
-        super().__init__(what)
-        self.sound = sound
 
 
 _Stamp = tuple[int, int, int, int]
@@ -89,6 +59,7 @@ class AccessList:
         self._read_once = False
         self._records: tuple[ClientRecord, ...] = ()
         self._by_fingerprint: dict[str, ClientRecord] = {}
+        self._by_id: dict[str, ClientRecord] = {}
         self._generation = 0
         self._reported = -1
         self._trouble = ""
@@ -111,11 +82,28 @@ class AccessList:
         if record is not None:
             return record
         known = self._by_fingerprint.get(fingerprint)
-        if known is not None and known.revoked is not None:
-            raise NotPaired(
-                "the daemon has revoked this client's certificate", hint="run: psync pair HOST"
-            )
+        if known is not None:
+            raise _revoked()
         raise NotPaired("the daemon does not know this client", hint="run: psync pair HOST")
+
+    def still_admitted(self, record: ClientRecord) -> ClientRecord:
+        """Return the entry, as it is now, of a client that was admitted as ``record``.
+
+        A certificate that has been renewed since is none the worse for a connection that is open.
+        One of an earlier pairing is.
+
+        Raises:
+            NotPaired: it may not connect any more.
+        """
+        self._refresh()
+        now = self._by_id.get(record.client_id)
+        if now is not None and now.revoked is not None:
+            raise _revoked()
+        if now is None or now.paired != record.paired:
+            raise NotPaired(
+                "the daemon does not know this client any more", hint="run: psync pair HOST"
+            )
+        return now
 
     def clients(self) -> tuple[ClientRecord, ...]:
         """Return all clients, also revoked ones, in the order in which they were paired."""
@@ -152,6 +140,10 @@ class AccessList:
         client_id: str,
         fingerprint: str,
         expires: float,
+        role: Role | None = None,
+        projects: tuple[str, ...] | None = None,
+        via: Via = "ssh",
+        address: str = "",
         now: float | None = None,
     ) -> ClientRecord:
         """Add a client, or replace the one with the same ``client_id``, and return its entry.
@@ -159,19 +151,41 @@ class AccessList:
         A name that another client has gets ``-2``, ``-3`` and so on. A replaced entry's certificate
         is not accepted any more.
 
+        Args:
+            name: for people; made safe.
+            client_id: its ID.
+            fingerprint: of its certificate.
+            expires: when that ends.
+            role: what it may do; by default what the replaced entry may, else ``run``.
+            projects: with which projects; by default as the replaced entry, else all.
+            via: how it came here.
+            address: from where.
+            now: seconds since the epoch, by default the clock's.
+
         Raises:
+            UsageError: a pattern in ``projects`` can match nothing.
             TrustError: the list cannot be read or written, or is a later version's.
             ConfigError: its directory cannot be made, or others may write to it.
         """
+        check_patterns(projects or ())
         private_directory(os.path.dirname(self._path))
         with self._locked():
-            others = [one for one in self._read_to_change() if one.client_id != client_id]
+            records = self._read_to_change()
+            others = [one for one in records if one.client_id != client_id]
+            replaced = next((one for one in records if one.client_id == client_id), None)
+            if replaced is not None:  # pairing again is no way out of limits
+                role = replaced.role if role is None else role
+                projects = replaced.projects if projects is None else projects
             record = ClientRecord(
-                name=_free_name(safe_name(name), {one.name for one in others}),
+                name=free_name(safe_name(name), {one.name for one in others}),
                 fingerprint=fingerprint,
                 client_id=client_id,
                 paired=time.time() if now is None else now,
                 expires=expires,
+                role=role or "run",
+                projects=projects or (),
+                via=via,
+                address=address,
             )
             self._write((*others, record))
         return record
@@ -187,18 +201,106 @@ class AccessList:
             UsageError: no client is meant, or more than one.
             TrustError: the list cannot be read or written, or is a later version's.
         """
-        if not os.path.isdir(os.path.dirname(self._path)):
-            raise _no_such_client(which)
-        with self._locked():
-            records = self._read_to_change()
-            chosen = _choose(records, which)
-            if chosen.revoked is not None:
-                return chosen
-            revoked = msgspec.structs.replace(chosen, revoked=time.time() if now is None else now)
-            self._write(tuple(revoked if one is chosen else one for one in records))
-        return revoked
+        when = time.time() if now is None else now
+
+        def revoked(one: ClientRecord) -> ClientRecord:
+            return one if one.revoked else msgspec.structs.replace(one, revoked=when)
+
+        return self._change(lambda records: choose(records, which), revoked)
+
+    def rename(self, which: str, name: str) -> ClientRecord:
+        """Give one client another name, made safe, and return its entry.
+
+        Raises:
+            UsageError: as ``revoke``; or another client has that name.
+            TrustError: as ``revoke``.
+        """
+        name = safe_name(name)
+
+        def chosen(records: tuple[ClientRecord, ...]) -> ClientRecord:
+            one = choose(records, which)
+            if any(other.name == name for other in records if other is not one):
+                raise UsageError(
+                    f"another client is named {name}", hint="psync-server clients lists them"
+                )
+            return one
+
+        return self._change(chosen, lambda one: msgspec.structs.replace(one, name=name))
+
+    def limit(
+        self, which: str, *, role: Role | None = None, projects: tuple[str, ...] | None = None
+    ) -> ClientRecord:
+        """Change what one client may do, and return its entry; None leaves it as it is.
+
+        Raises:
+            UsageError: as ``revoke``; or a pattern in ``projects`` can match nothing.
+            TrustError: as ``revoke``.
+        """
+        check_patterns(projects or ())
+
+        def limited(one: ClientRecord) -> ClientRecord:
+            return msgspec.structs.replace(
+                one,
+                role=one.role if role is None else role,
+                projects=one.projects if projects is None else projects,
+            )
+
+        return self._change(lambda records: choose(records, which), limited)
+
+    def renewed(
+        self, client: ClientRecord, *, fingerprint: str, expires: float, in_use: str
+    ) -> ClientRecord:
+        """Write down a new certificate of a client that is admitted; the old one stays valid.
+
+        Args:
+            client: the client.
+            fingerprint: of the new certificate.
+            expires: when that ends.
+            in_use: fingerprint of the certificate that it asks with. That one stays valid, and not
+                one that it was given before and may never have received.
+
+        Raises:
+            NotPaired: it was revoked, removed or paired again meanwhile.
+            TrustError: the list cannot be read or written.
+        """
+        return self._change(
+            lambda records: _same(records, client),
+            lambda one: msgspec.structs.replace(
+                one, fingerprint=fingerprint, expires=expires, previous=in_use
+            ),
+        )
+
+    def settled(self, client: ClientRecord) -> ClientRecord:
+        """Write down that a client's newest certificate is in use; the one before is not valid now.
+
+        Raises as ``renewed``.
+        """
+        return self._change(
+            lambda records: _same(records, client),
+            lambda one: (
+                msgspec.structs.replace(one, previous=None)
+                if one.fingerprint == client.fingerprint
+                else one
+            ),
+        )
 
     # -- inside ------------------------------------------------------------------------
+
+    def _change(
+        self,
+        chosen: Callable[[tuple[ClientRecord, ...]], ClientRecord],
+        changed: Callable[[ClientRecord], ClientRecord],
+    ) -> ClientRecord:
+        """Replace one entry and return the new one. What ``chosen`` raises changes nothing."""
+        if not os.path.isdir(os.path.dirname(self._path)):
+            chosen(())
+        with self._locked():
+            records = self._read_to_change()
+            old = chosen(records)
+            new = changed(old)
+            if new != old:
+                self._write(tuple(new if one is old else one for one in records))
+        return new
 
     def _refresh(self) -> None:
         try:
@@ -207,7 +309,7 @@ class AccessList:
                 return
             # The status from before reading: a change in between is seen by the next refresh.
             self._take(self._read(), stamp)
-        except _Damage as damage:
+        except Damage as damage:
             self._repair(damage, stamp)
         except OSError as error:
             # Descriptors or memory ran out, not the list: what was read last still holds.
@@ -218,13 +320,15 @@ class AccessList:
 
     def _take(self, records: tuple[ClientRecord, ...], stamp: _Stamp | None) -> None:
         self._records = records
-        self._by_fingerprint = {one.fingerprint: one for one in records}
+        self._by_fingerprint = {one.previous: one for one in records if one.previous is not None}
+        self._by_fingerprint |= {one.fingerprint: one for one in records}
+        self._by_id = {one.client_id: one for one in records}
         self._stamp = stamp
         self._read_once = True
         self._generation += 1
         self._trouble = ""
 
-    def _repair(self, damage: _Damage, stamp: _Stamp | None) -> None:
+    def _repair(self, damage: Damage, stamp: _Stamp | None) -> None:
         """Read the damaged list once more under the lock, and set it aside if it still is."""
         try:
             # The event loop cannot wait; who holds the lock will have mended or replaced the list.
@@ -240,7 +344,7 @@ class AccessList:
         """Read the list with its lock held; afterwards the file is sound, or gone."""
         try:
             return self._read()
-        except _Damage as damage:
+        except Damage as damage:
             aside = self._set_aside(damage.sound)
             logger.error(
                 "the list of clients, %s, was damaged: %s. It is now %s; %d clients are left, "
@@ -279,31 +383,12 @@ class AccessList:
         except FileNotFoundError:
             return ()
         if len(text) > MAX_SIZE:
-            raise _Damage(f"it is larger than {MAX_SIZE} bytes")
-        try:
-            version = msgspec.json.decode(text, type=_Versioned).version
-            if version > 1:
-                raise TrustError(
-                    f"the list of clients, {self._shown}, was written by a later psync-server",
-                    hint="install that version again; until then nobody can connect",
-                )
-            entries = msgspec.json.decode(text, type=_File).clients
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise _Damage(printable(str(error))) from error
-        sound, faults = [], []
-        for number, entry in enumerate(entries, 1):
-            try:
-                sound.append(msgspec.json.decode(entry, type=ClientRecord))
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                faults.append(f"client {number}: {printable(str(error))}")
-        if faults:
-            raise _Damage(", ".join(faults[:5]), tuple(sound))
-        return tuple(sound)
+            raise Damage(f"it is larger than {MAX_SIZE} bytes")
+        return decode(text, self._shown)
 
     def _write(self, records: tuple[ClientRecord, ...]) -> None:
-        text = msgspec.json.encode({"version": 1, "clients": records})
         try:
-            write_atomic(self._path, msgspec.json.format(text, indent=1) + b"\n")
+            write_atomic(self._path, encode(records))
         except OSError as error:
             raise TrustError(
                 f"cannot write the list of clients, {self._shown}: {error.strerror}"
@@ -330,36 +415,17 @@ class AccessList:
         return printable(self._path)
 
 
-def _free_name(name: str, taken: set[str]) -> str:
-    number, free = 1, name
-    while free in taken:
-        number += 1
-        free = f"{name}-{number}"
-    return free
-
-
-def _choose(records: tuple[ClientRecord, ...], which: str) -> ClientRecord:
-    digits = which.removeprefix("sha256:").lower()
-    by_fingerprint = len(digits) >= SHORTEST_PREFIX
-    # A client chooses its own name, also one that looks like another's fingerprint: so both count.
-    found = [
-        one
-        for one in records
-        if one.name == which or (by_fingerprint and one.fingerprint.startswith(f"sha256:{digits}"))
-    ]
-    if not found:
-        raise _no_such_client(which)
-    if len(found) > 1:
-        names = ", ".join(f"{one.name} ({one.fingerprint[:19]}…)" for one in found[:5])
-        raise UsageError(
-            f"{printable(which)} may mean {len(found)} clients: {names}",
-            hint="give more of the fingerprint, with sha256: before it",
-        )
-    return found[0]
-
-
-def _no_such_client(which: str) -> UsageError:
-    return UsageError(
-        f"no client is named {printable(which) or repr('')}, and no fingerprint begins so",
-        hint="psync-server clients lists them",
+def _revoked() -> NotPaired:
+    return NotPaired(
+        "the daemon has revoked this client's certificate", hint="run: psync pair HOST"
     )
+
+
+def _same(records: tuple[ClientRecord, ...], client: ClientRecord) -> ClientRecord:
+    """Return a client's entry as it is now, if it is still that pairing and not revoked."""
+    for one in records:
+        if one.client_id == client.client_id and one.paired == client.paired:
+            if one.revoked is not None:
+                raise _revoked()
+            return one
+    raise NotPaired("the daemon does not know this client any more", hint="run: psync pair HOST")
