@@ -27,6 +27,7 @@ from psync.transport.authority import (
     Authority,
     ensure_server_identity,
     read_server_identity,
+    set_damaged_aside,
 )
 from psync.transport.identity import ClientIdentity
 from psync.transport.tls import fingerprint
@@ -395,3 +396,26 @@ def test_a_daemon_that_has_everything_needs_no_cryptography(directory: str) -> N
         text=True,
     )
     assert done.stdout.split() == [name, "False", "False"]
+
+
+def test_a_damaged_certificate_of_the_daemon_is_made_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = str(tmp_path / "ca")
+    first = ensure_server_identity(directory)
+    set_damaged_aside(directory)
+    assert ensure_server_identity(directory) == first
+    assert caplog.text == ""
+    for path in (first.certificate, first.key):
+        good = Path(path).read_bytes()
+        for damaged in (b"", good[:-40], good[:60] + bytes([good[60] ^ 1]) + good[61:]):
+            Path(path).write_bytes(damaged)
+            caplog.clear()
+            set_damaged_aside(directory)
+            assert path in caplog.text
+            again = ensure_server_identity(directory)
+            assert (again.name, again.ca) == (first.name, first.ca)
+            set_damaged_aside(directory)
+            assert ensure_server_identity(directory) == again
+            good = Path(path).read_bytes()
+    set_damaged_aside(str(tmp_path / "none"))

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import signal
-import ssl
+import socket
 import time
 from collections.abc import Callable
 
@@ -23,7 +23,14 @@ from psync.daemon.clients import ClientConnection
 from psync.daemon.descriptors import raise_limit
 from psync.daemon.facts import Facts
 from psync.daemon.launcher import Launcher
-from psync.daemon.listening import Presence, bind, name_of, read_presence, write_presence
+from psync.daemon.listening import (
+    Presence,
+    bind,
+    handed_over,
+    name_of,
+    read_presence,
+    write_presence,
+)
 from psync.daemon.lock import DaemonLock
 from psync.daemon.projects import Projects
 from psync.daemon.retention import Retention
@@ -31,12 +38,15 @@ from psync.daemon.runs import LogLimits, Runs
 from psync.daemon.tasks import Tasks
 from psync.errors import PsyncError
 from psync.paths import ServerPaths, private_directory
-from psync.protocol.messages import FEATURES, VERSION, Hello
+from psync.protocol.messages import FEATURES, MAX_CONTROL, VERSION, Hello
 from psync.text import printable
-from psync.transport.authority import ensure_server_identity
+from psync.transport.authority import ensure_server_identity, set_damaged_aside
+from psync.transport.contexts import OwnCertificate, ServerContexts
+from psync.transport.gate import Gate, GateLimits
 from psync.transport.link import Link
 from psync.transport.listen import listen, quiet_strangers
-from psync.transport.tls import fingerprint, server_context
+from psync.transport.quiet import QuietLog, to
+from psync.transport.tls import fingerprint
 
 REVOCATION_INTERVAL = 0.5
 """Seconds between two looks at the list of clients; revoking takes effect within a second."""
@@ -59,6 +69,10 @@ class ServerSettings(msgspec.Struct, frozen=True):
         projects: absolute directory of the mirrors.
         limits: how much output of a run is kept.
         retention: which finished runs are kept.
+        gate: what strangers may take up.
+        message: largest control message of a client, in bytes.
+        own: a certificate of the user's, shown to whoever does not ask for psync's.
+        client_ca: file with authorities whose clients are let in besides the paired ones.
     """
 
     listen: tuple[tuple[str, int], ...]
@@ -66,6 +80,10 @@ class ServerSettings(msgspec.Struct, frozen=True):
     projects: str
     limits: LogLimits
     retention: Retention = Retention()
+    gate: GateLimits = GateLimits()
+    message: int = MAX_CONTROL
+    own: OwnCertificate | None = None
+    client_ca: str | None = None
 
 
 class Daemon:
@@ -83,6 +101,8 @@ class Daemon:
         self._connections: dict[Link, ClientConnection] = {}
         self._access = AccessList(paths.clients)
         self._projects = Projects(settings.projects)
+        self._gate = Gate(settings.gate)
+        self._log = QuietLog(to(logger))
         self._leaving = asyncio.Event()
         self._interrupts = 0
         self._runs: Runs | None = None
@@ -98,6 +118,7 @@ class Daemon:
                 is not private, …
         """
         asyncio.get_running_loop().set_exception_handler(quiet_strangers)
+        sockets = handed_over(os.environ)  # before there is anybody who could inherit them
         private_directory(self._paths.data)
         private_directory(self._paths.state)
         lock = DaemonLock(self._paths.lock)
@@ -114,7 +135,7 @@ class Daemon:
                 self._settings.retention,
             )
             await self._runs.adopt()
-            await self._serve(ready)
+            await self._serve(ready, sockets)
         finally:
             if self._runs is not None:
                 self._runs.close()
@@ -122,7 +143,8 @@ class Daemon:
             await launcher.close()
             lock.release()
 
-    async def _serve(self, ready: Callable[[Presence], None]) -> None:
+    async def _serve(self, ready: Callable[[Presence], None], sockets: list[socket.socket]) -> None:
+        set_damaged_aside(self._paths.ca)
         identity = ensure_server_identity(self._paths.ca)
         facts = Facts(os.fsencode(self._settings.projects))
 
@@ -133,15 +155,18 @@ class Daemon:
             )
 
         last = read_presence(self._paths.record)
-        sockets = bind(list(self._settings.listen), last_port=last.port if last else 0)
-        tls = server_context(identity.certificate, identity.key, identity.ca)
-        servers = [
+        tls = ServerContexts(identity, own=self._settings.own, client_ca=self._settings.client_ca)
+        sockets = sockets or bind(list(self._settings.listen), last_port=last.port if last else 0)
+        doors = [
             await listen(
                 sock,
                 tls=tls,
                 hello=hello,
                 origins=self._settings.origins,
                 accept=self._accept,
+                gate=self._gate,
+                log=self._log,
+                message=self._settings.message,
             )
             for sock in sockets
         ]
@@ -160,8 +185,8 @@ class Daemon:
         logger.info("listening on %s", ", ".join(names))
         ready(presence)
         await self._leaving.wait()
-        for server in servers:
-            server.close()
+        for door in doors:
+            door.close()
         await self._say_goodbye()
 
     # -- connections -------------------------------------------------------------------
@@ -171,7 +196,10 @@ class Daemon:
         try:
             record = self._access.admit(fingerprint(link.certificate))
         except PsyncError as error:
-            logger.warning("refused a client from %s: %s", link.address, error)
+            self._gate.blame(link.address)
+            self._log.note(
+                "refused", link.address, f"refused a client from {link.address}: {error}"
+            )
             link.close(error)
             return
         logger.info("client %s connected from %s", printable(record.name), link.address)
@@ -196,13 +224,12 @@ class Daemon:
                 except PsyncError as error:
                     link.close(error)
 
-    async def _renew(self, tls: ssl.SSLContext) -> None:
+    async def _renew(self, tls: ServerContexts) -> None:
         """Renew the daemon's certificate in time; connections that are open keep the old one."""
         while True:
             await asyncio.sleep(RENEWAL_INTERVAL)
             try:
-                identity = ensure_server_identity(self._paths.ca)
-                tls.load_cert_chain(identity.certificate, identity.key)
+                tls.renew(ensure_server_identity(self._paths.ca))
             except (PsyncError, OSError) as error:
                 logger.error("the certificate could not be looked after: %s", error)
 

@@ -9,11 +9,14 @@ The daemon's name in its certificate is made from the CA's key and below ``.inva
 is no address, stays the same on whatever network the host is, and cannot be anybody else's.
 
 Keys are made once; certificates can be made again from them at any time. So a crash between two
-files costs nothing, and a renewed certificate never stands beside a key that is not its own.
+files costs nothing, and a renewed certificate never stands beside a key that is not its own. The
+daemon's own are set aside and made again where they are damaged, too; the CA's never are.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 import time
 from typing import TYPE_CHECKING, Self
@@ -21,7 +24,7 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 
 from psync.errors import TrustError
-from psync.paths import private_directory, write_atomic
+from psync.paths import free_path, private_directory, write_atomic
 from psync.text import printable
 from psync.transport.filelock import FileLock
 from psync.transport.identity import safe_name
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 
 RENEW_BEFORE = 30 * 86400.0
 """How long before its end the daemon's certificate is made anew, in seconds."""
+
+logger = logging.getLogger("psync.authority")
 
 
 class ServerIdentity(msgspec.Struct, frozen=True):
@@ -79,6 +84,7 @@ class _Stored(msgspec.Struct, frozen=True):
     name: str
     issued: float
     expires: float
+    digest: str = ""  # SHA-256 of the certificate's file; version 0.1.0 wrote none
 
 
 class Authority:
@@ -178,6 +184,44 @@ def read_server_identity(directory: str) -> ServerIdentity | None:
     return ServerIdentity(stored.name, stored.issued, stored.expires, **files)
 
 
+def set_damaged_aside(directory: str) -> None:
+    """Rename the daemon's certificate and key where they are of no use, so that they are made again.
+
+    Looks at what the daemon shows, never at the CA. Imports ssl.
+
+    Raises:
+        TrustError: a file cannot be read.
+    """
+    import ssl
+
+    server = read_server_identity(directory)
+    if server is None:
+        return
+    try:
+        with open(f"{directory}/server.json", "rb") as file:
+            digest = msgspec.json.decode(file.read(4096), type=_Stored).digest
+        with open(server.certificate, "rb") as file:
+            good = digest in ("", hashlib.sha256(file.read()).hexdigest())
+        if good:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(server.certificate, server.key, password=lambda: b"")
+            return
+    except ssl.SSLError:
+        pass
+    except OSError as error:  # it is there, and may be readable another time
+        raise TrustError(
+            f"cannot read {printable(server.certificate)} or its key: {error.strerror}"
+        ) from error
+    for path in (server.certificate, server.key):
+        aside = free_path(f"{path}.damaged")
+        os.rename(path, aside)
+        logger.error(
+            "%s or the file that belongs to it is damaged; it is set aside as %s, and made again",
+            printable(path),
+            printable(aside),
+        )
+
+
 def ensure_server_identity(directory: str, now: float | None = None) -> ServerIdentity:
     """Return what the daemon shows, made or renewed where that is due.
 
@@ -263,9 +307,10 @@ def _issue_server(
     certificate = sign_server(ca_key, ca, key.public_key(), name, now)
     issued = certificate.not_valid_before_utc.timestamp()
     expires = certificate.not_valid_after_utc.timestamp()
-    write_atomic(files["certificate"], certificate.public_bytes(Encoding.PEM))
+    pem = certificate.public_bytes(Encoding.PEM)
+    write_atomic(files["certificate"], pem)
     # last, because it is what says that the others are there
-    stored = _Stored(name, issued, expires)
+    stored = _Stored(name, issued, expires, hashlib.sha256(pem).hexdigest())
     write_atomic(f"{directory}/server.json", msgspec.json.encode(stored))
     return ServerIdentity(name, issued, expires, **files)
 
