@@ -389,3 +389,16 @@ def test_an_interrupted_stop_goes_on(home: Field) -> None:
     assert b"goes on stopping" in err
     run.open_gate()
     assert run.wait() == 5
+
+
+def test_a_stop_survives_the_daemon(own: Field) -> None:
+    run = Running(own, "patient", "trap 'echo asked; gate; exit 5' TERM; while :; do gate; done")
+    stop = own.start("stop", "--grace", "1h", "patient")
+    read_until(run.process, b"asked\n")
+    own.kill_daemon(home=own.local_home)
+    read_until(stop, b"connection lost", stderr=True)
+    run.open_gate()
+    assert run.wait() == 5
+    _, err = stop.communicate(timeout=30)
+    assert stop.returncode == 0
+    assert lines(err)[-1] == f"psync: stopped {run.id} (exit status 5)"
