@@ -57,7 +57,7 @@ async def test_the_watch_tells_each_jump_once(monkeypatch: pytest.MonkeyPatch) -
             looked.set()
             return after(4.0, slept=50.0)
 
-    watch = ClockWatch(jumps.append, look)
+    watch = ClockWatch(jumps.append, look=look)
     watch.start()
     watch.start()
     await asyncio.wait_for(looked.wait(), 10)

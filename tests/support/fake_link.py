@@ -51,6 +51,7 @@ class FakeLink:
         self.on_writable: Callable[[], None] = lambda: None
         self.writable = True
         self.open = True
+        self.heard_at = asyncio.get_running_loop().time()
         self.sent: list[Message] = []
         self.closed_with: PsyncError | None = None
         self._news = asyncio.Event()
@@ -100,6 +101,7 @@ class FakeLink:
         for message in messages:
             if not self.open:
                 return
+            self.heard_at = asyncio.get_running_loop().time()
             decoded = decode(encode(message))
             assert isinstance(decoded, FROM_DAEMON)
             try:

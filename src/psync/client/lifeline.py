@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol, overload
 import msgspec
 
 from psync.client.requests import Answer, Request, Requests
+from psync.client.silence import Silence
 from psync.client.wakeup import ClockWatch, boottime
 from psync.errors import ConnectionLost, Fault, ProtocolError, PsyncError
 from psync.model import Overflow, RunSpec
@@ -117,9 +118,10 @@ class Lifeline:
         self._last_channel = 0
         self._reconnecting: asyncio.Task[None] | None = None
         self._closed = False
-        self._watch = ClockWatch(self._on_jump)
+        self._watch = ClockWatch(self._on_jump, self._on_tick)
         self._hurry = asyncio.Event()
         self._attempt: asyncio.Task[Link] | None = None
+        self._silence = Silence(self._dial_once, self._replace, worth_retrying)
         self._patient_until = 0.0
 
     async def open(self) -> Link:
@@ -153,6 +155,7 @@ class Lifeline:
         """Do what ``close`` does without waiting for the other side to take note."""
         self._closed = True
         self._watch.stop()
+        self._silence.end()
         if self._reconnecting is not None:
             self._reconnecting.cancel()
         link, self.link = self.link, None
@@ -180,6 +183,7 @@ class Lifeline:
         self._runs.pop(channel, None)
         if not self._runs:
             self._watch.stop()
+            self._silence.end()
         if not self._runs and self._reconnecting is not None and self.link is None:
             self._reconnecting.cancel()
             self._reconnecting = None
@@ -274,6 +278,7 @@ class Lifeline:
 
     def _on_closed(self, error: PsyncError | None) -> None:
         self.link = None
+        self._silence.end()
         if self._closed:
             return
         error = error or ConnectionLost("the daemon closed the connection")
@@ -294,8 +299,7 @@ class Lifeline:
         self._patient_until = asyncio.get_running_loop().time() + WAKING
         link = self.link
         if link is not None:
-            link.on_message, link.on_closed = _ignore, _ignore
-            link.close()
+            self._drop(link)
             self._on_closed(
                 ConnectionLost(
                     f"this machine slept, or its clock was set, by {seconds:.0f} seconds"
@@ -305,6 +309,30 @@ class Lifeline:
         self._hurry.set()
         if self._attempt is not None:
             self._attempt.cancel()
+
+    def _on_tick(self) -> None:
+        """Once a second while there are runs: see whether the daemon is heard."""
+        if self.link is not None:
+            self._silence.look(self.link)
+
+    def _replace(self, old: Link, link: Link) -> bool:
+        """Go on with ``link`` instead of the silent ``old``; False if that is not wanted."""
+        if self.link is not old or not self._runs:
+            return False
+        self._drop(old)
+        error = ConnectionLost("another connection has taken its place")
+        self._requests.fail(error)
+        for run in list(self._runs.values()):
+            run.on_lost(error)
+        self._begin(link)
+        return True
+
+    def _drop(self, link: Link) -> None:
+        """Let go of a connection that nothing more is expected of."""
+        link.on_message, link.on_closed = _ignore, _ignore
+        link.close()
+
+    # -- a connection that is lost --------------------------------------------------------------
 
     async def _reconnect(self, error: PsyncError) -> None:
         """Dial until it works, or until nothing waits for it any more."""
@@ -331,19 +359,18 @@ class Lifeline:
             longest = LONGEST_PAUSE if elapsed < FIRST_MINUTE else PATIENT_PAUSE
             await self._rest(pause * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
             pause = min(2 * pause, longest)
-        self._take(link)
         self.on_connection(None)
+        self._begin(link)
+
+    def _begin(self, link: Link) -> None:
+        self._take(link)
         for run in list(self._runs.values()):
             if self.link is link:  # a run's first words may have ended it again
                 run.on_connected()
 
     async def _dial_unless_hurried(self) -> Link | None:
         """Dial; return None where the attempt was given up for a better one."""
-
-        async def dial() -> Link:
-            return await self._dial()
-
-        attempt = self._attempt = asyncio.get_running_loop().create_task(dial())
+        attempt = self._attempt = asyncio.get_running_loop().create_task(self._dial_once())
         try:
             await asyncio.wait([attempt])
         except asyncio.CancelledError:
@@ -355,6 +382,9 @@ class Lifeline:
         finally:
             self._attempt = None
         return None if attempt.cancelled() else attempt.result()
+
+    async def _dial_once(self) -> Link:
+        return await self._dial()
 
     async def _rest(self, seconds: float) -> None:
         try:

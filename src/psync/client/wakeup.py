@@ -63,13 +63,18 @@ class ClockWatch:
 
     Args:
         on_jump: called in the event loop with the seconds of a jump.
+        on_tick: called at every look that found none.
         look: returns what the clocks show.
     """
 
     def __init__(
-        self, on_jump: Callable[[float], None], look: Callable[[], Clocks] = Clocks.now
+        self,
+        on_jump: Callable[[float], None],
+        on_tick: Callable[[], None] = lambda: None,
+        look: Callable[[], Clocks] = Clocks.now,
     ) -> None:
         self._on_jump = on_jump
+        self._on_tick = on_tick
         self._look = look
         self._last: Clocks | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -95,3 +100,5 @@ class ClockWatch:
         jump = self._last.jump_since(before) if before is not None else 0.0
         if jump:
             self._on_jump(jump)
+        else:
+            self._on_tick()

@@ -137,6 +137,11 @@ class Connection:
         else:
             self._fail(error, tell_peer=True)
 
+    @property
+    def heard_at(self) -> float:
+        """When the peer was heard last, on the owner's clock."""
+        return self._heard_at
+
     # -- what the owner takes out -----------------------------------------------------------
 
     def send(self, message: Message) -> bytes:

@@ -102,6 +102,11 @@ class Link(picows.WSListener):
         """Whether messages can be sent."""
         return self._machine.state is State.OPEN
 
+    @property
+    def heard_at(self) -> float:
+        """When the peer was heard last, on the event loop's clock."""
+        return self._machine.heard_at
+
     def send(self, message: Message) -> None:
         """Send ``message``; returns at once, whatever the network does.
 
