@@ -269,8 +269,10 @@ def _clients(options: argparse.Namespace) -> int:
 
 def _revoke(options: argparse.Namespace) -> int:
     from psync.daemon.access import AccessList
+    from psync.daemon.sshkeys import remove_key
 
     record = AccessList(_paths().clients).revoke(options.client)
+    remove_key(_paths(), os.environ, record.client_id)
     print(f"revoked {printable(record.name)}; its connections are closed within a second")
     return 0
 
