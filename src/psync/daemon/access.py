@@ -266,7 +266,11 @@ class AccessList:
         return self._change(
             lambda records: _same(records, client),
             lambda one: msgspec.structs.replace(
-                one, fingerprint=fingerprint, expires=expires, previous=in_use
+                one,
+                fingerprint=fingerprint,
+                expires=expires,
+                previous=in_use,
+                previous_expires=one.end_of(in_use),
             ),
         )
 
@@ -278,7 +282,7 @@ class AccessList:
         return self._change(
             lambda records: _same(records, client),
             lambda one: (
-                msgspec.structs.replace(one, previous=None)
+                msgspec.structs.replace(one, previous=None, previous_expires=0.0)
                 if one.fingerprint == client.fingerprint
                 else one
             ),

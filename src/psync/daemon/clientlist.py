@@ -50,6 +50,7 @@ class ClientRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             for all.
         previous: fingerprint of the certificate before, until the one that replaces it is used for
             the first time.
+        previous_expires: when that one ends.
         via: how it got into the list.
         address: from where it was paired; empty where nobody knows.
     """
@@ -63,8 +64,13 @@ class ClientRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     role: Role = "run"
     projects: tuple[str, ...] = ()
     previous: str | None = None
+    previous_expires: float = 0.0
     via: Via = "ssh"
     address: str = ""
+
+    def end_of(self, fingerprint: str) -> float:
+        """Return when one of its certificates ends, the newest or the one before."""
+        return self.previous_expires if fingerprint == self.previous else self.expires
 
 
 class Damage(Exception):
