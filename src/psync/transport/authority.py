@@ -185,7 +185,7 @@ def read_server_identity(directory: str) -> ServerIdentity | None:
 
 
 def set_damaged_aside(directory: str) -> None:
-    """Rename the daemon's certificate and key where they are of no use, so that they are made again.
+    """Rename the daemon's certificate and key where they are of no use, to be made again.
 
     Looks at what the daemon shows, never at the CA. Imports ssl.
 
