@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 import psync
 from psync.cli import server_ssh
-from psync.errors import PsyncError
+from psync.errors import ConfigError, PsyncError
 from psync.paths import ServerPaths
 from psync.text import printable
 
 if TYPE_CHECKING:
     from psync.daemon.listening import Presence
     from psync.model import HostFacts
+    from psync.transport.contexts import OwnCertificate
 
 REQUEST_LIMIT = 64 * 1024
 """Bytes of a pairing request that are read from stdin."""
@@ -127,6 +128,7 @@ def _serve_until_stopped(listen: list[str] | None, ready: Callable[[Presence], N
     from psync.daemon.retention import Retention
     from psync.daemon.runs import LogLimits
     from psync.daemon.server import Daemon, ServerSettings
+    from psync.transport.gate import GateLimits
 
     logging.basicConfig(
         level=logging.INFO,
@@ -142,6 +144,14 @@ def _serve_until_stopped(listen: list[str] | None, ready: Callable[[Presence], N
         retention=Retention(
             runs=config.retention.runs, age=config.retention.age, size=config.retention.size
         ),
+        gate=GateLimits(
+            handshake=config.limits.handshake,
+            strangers=config.limits.strangers,
+            strangers_per_address=config.limits.strangers_per_address,
+        ),
+        message=config.limits.message,
+        own=_own_certificate(config.cert, config.key),
+        client_ca=None if config.client_ca is None else os.fsdecode(config.client_ca),
     )
 
     async def serve() -> None:
@@ -154,6 +164,20 @@ def _serve_until_stopped(listen: list[str] | None, ready: Callable[[Presence], N
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             hint = f"free some space in {printable(_paths().data)} and {printable(_paths().state)}"
         raise PsyncError(f"the daemon cannot go on: {printable(str(error))}", hint=hint) from error
+
+
+def _own_certificate(cert: bytes | None, key: bytes | None) -> OwnCertificate | None:
+    from psync.transport.contexts import OwnCertificate
+
+    if cert is None and key is None:
+        return None
+    if cert is None or key is None:
+        missing, given = ("cert", "key") if cert is None else ("key", "cert")
+        raise ConfigError(
+            f"server.toml sets {given} and not {missing}",
+            hint=f"set {missing} as well: a certificate and its key belong together",
+        )
+    return OwnCertificate(os.fsdecode(cert), os.fsdecode(key))
 
 
 def _start(options: argparse.Namespace) -> int:
