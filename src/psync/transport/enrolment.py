@@ -52,6 +52,24 @@ class EnrolRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     csr: _Pem
 
 
+class InvitedRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A client without ssh asks to be paired; the daemon's listener takes this from a stranger.
+
+    Attributes:
+        version: of the exchange.
+        secret: of its invitation, as hexadecimal digits.
+        request: what it would ask over ssh.
+    """
+
+    version: int = VERSION
+    secret: Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
+    request: EnrolRequest
+
+    def __repr__(self) -> str:
+        # whatever prints or logs one must not give the secret away
+        return f"InvitedRequest(secret=…, request={self.request!r})"
+
+
 class EnrolAnswer(
     Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="answer"
 ):
@@ -99,7 +117,7 @@ class EnrolRefused(
         return from_code(self.code, printable(self.message), printable(self.hint))
 
 
-def encode(message: EnrolRequest | EnrolAnswer | EnrolRefused) -> bytes:
+def encode(message: EnrolRequest | InvitedRequest | EnrolAnswer | EnrolRefused) -> bytes:
     """Return the payload that carries ``message``."""
     return msgspec.json.encode(message)
 
@@ -110,15 +128,20 @@ def decode_request(payload: bytes) -> EnrolRequest:
     Raises:
         ProtocolError: it is none, or one of another version.
     """
-    # The version first: what else a later one holds is unknown here.
-    version = _decode(payload, _Versioned, "pairing request").version
-    if version != VERSION:
-        raise ProtocolError(
-            f"the client pairs in version {version}, this psync-server in version {VERSION}",
-            hint="install the same version of psync on both hosts",
-        )
-    request: EnrolRequest = _decode(payload, EnrolRequest, "pairing request")
+    request: EnrolRequest = _decode_version(payload, EnrolRequest)
     return request
+
+
+def decode_invited(payload: bytes) -> InvitedRequest:
+    """Return the request of a stranger with an invitation.
+
+    Raises:
+        ProtocolError: it is none, or one of another version.
+    """
+    invited: InvitedRequest = _decode_version(payload, InvitedRequest)
+    if invited.request.version != invited.version:
+        raise ProtocolError("a damaged pairing request: it is of two versions")
+    return invited
 
 
 def decode_answer(payload: bytes) -> EnrolAnswer:
@@ -191,6 +214,17 @@ def unframe(output: bytes, nonce: str) -> bytes:
 
 class _Versioned(Struct, frozen=True):
     version: int
+
+
+def _decode_version(payload: bytes, kind: Any) -> Any:
+    # The version first: what else a later one holds is unknown here.
+    version = _decode(payload, _Versioned, "pairing request").version
+    if version != VERSION:
+        raise ProtocolError(
+            f"the client pairs in version {version}, this psync-server in version {VERSION}",
+            hint="install the same version of psync on both hosts",
+        )
+    return _decode(payload, kind, "pairing request")
 
 
 def _decode(payload: bytes, kind: Any, what: str) -> Any:
