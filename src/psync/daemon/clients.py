@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from psync.daemon.access import ClientRecord
+from psync.daemon.guard import Guard
 from psync.daemon.projects import Projects
 from psync.daemon.run import Run
 from psync.daemon.runs import Runs
@@ -38,11 +39,23 @@ class ClientConnection:
         client: who it is.
         projects: where mirrors are.
         runs: the registry of runs.
+        guard: what it may do; replaced when that changes.
+        renew: makes a new certificate from a request (PEM); returns it and when it ends.
     """
 
-    def __init__(self, link: Link, client: ClientRecord, projects: Projects, runs: Runs) -> None:
+    def __init__(
+        self,
+        link: Link,
+        client: ClientRecord,
+        projects: Projects,
+        runs: Runs,
+        guard: Guard | None = None,
+        renew: Callable[[bytes], Awaitable[tuple[bytes, float]]] | None = None,
+    ) -> None:
         self.link = link
         self.client = client
+        self.guard = guard
+        self._renew = renew
         self.since = time.time()
         self._projects = projects
         self._runs = runs
