@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.field import Field, lines
@@ -23,8 +24,8 @@ RSYNC = "rsync --server -slOtprRze.iLsfxCIvu"
 class RestrictedField(Field):
     """A daemon host whose sshd reads the same authorized_keys that psync-server writes."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         assert self.sshd is not None
         self.keys = self.sshd.home / ".ssh/authorized_keys"
         self.keys.parent.mkdir(mode=0o700)
@@ -32,6 +33,10 @@ class RestrictedField(Field):
         read.rename(self.keys)
         read.symlink_to(self.keys)
         self.users_key = self.keys.read_bytes()
+
+    def __enter__(self) -> RestrictedField:
+        super().__enter__()
+        return self
 
     def restrict(
         self, name: str = "there", *, alone: bool = True
@@ -381,9 +386,7 @@ def test_no_forwarding_through_stdin_and_none_back(shut: RestrictedField) -> Non
     for back in ("0:127.0.0.1:1", f"{shut.directory}/run/back:127.0.0.1:1"):
         done = shut.attack("-N", "-oExitOnForwardFailure=yes", "-R", back, "127.0.0.1")
         assert done.returncode == 255
-        assert (
-            b"remote port forwarding failed" in done.stderr or b"forwarding failed" in done.stderr
-        )
+        assert b"forwarding failed" in done.stderr
     assert not os.path.exists(f"{shut.directory}/run/back")
 
 
@@ -410,7 +413,8 @@ def test_the_line_gives_no_terminal_no_agent_no_display_and_no_rc(open_: Restric
     finally:
         agent.terminate()
         agent.wait(10)
-        agent.stdout.close()
+        if agent.stdout is not None:
+            agent.stdout.close()
     assert b"SSH_ORIGINAL_COMMAND=id" in done.stdout
     assert b"not a tty" in done.stdout
     assert b"rc ran" not in done.stdout
@@ -563,46 +567,41 @@ def test_a_link_in_place_of_a_mirror_is_refused(shut: RestrictedField, what: str
         moved.rename(place)
 
 
-def test_a_link_that_a_program_made_in_the_mirror_leads_nowhere(shut: RestrictedField) -> None:
-    """Without the directories above, as no rsync sends it: only a hostile one would."""
-    outside = shut.directory / "outside-link"
-    outside.mkdir()
-    (outside / "kept").write_text("kept\n")
-    (tree(shut) / "door").symlink_to(outside)
-    loot = shut.directory / "loot/door"
-    loot.mkdir(parents=True, exist_ok=True)
-    for name in ("kept", "new"):
-        (loot / name).write_text("evil\n")
-    filter_ = shut.directory / "rsh"
-    # hides from the other side that the directories above are not sent
-    filter_.write_text(
-        f"#!{sys.executable}\n"
-        "import os, subprocess, sys\n"
-        "ssh = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE)\n"
-        "os.close(1)\n"
-        "seen, done = b'', False\n"
-        "while data := os.read(0, 65536):\n"
-        "    if not done:\n"
-        "        seen += data\n"
-        "        if b'\\0\\0' not in seen: continue\n"
-        "        data, done = seen.replace(b'--no-implied-dirs\\0', b''), True\n"
-        "    try: os.write(ssh.stdin.fileno(), data)\n"
-        "    except BrokenPipeError: break\n"
-        "ssh.stdin.close()\n"
-        "sys.exit(ssh.wait())\n"
+def landlock() -> bool:
+    probe = "from psync.daemon.landlock import confine; import os, sys\n"
+    probe += "sys.exit(not confine(os.open('/', os.O_RDONLY), '/bin/sh'))"
+    return subprocess.run([sys.executable, "-c", probe], timeout=30).returncode == 0
+
+
+def test_the_kernel_holds_back_an_rsync_that_follows_links(tmp_path: Path) -> None:
+    """An rsync with the holes of older ones: what it writes through a link does not land."""
+    if not landlock():
+        pytest.skip("this kernel has no Landlock")
+    real = shutil.which("rsync")
+    follower = tmp_path / "bin/rsync"
+    follower.parent.mkdir()
+    follower.write_text(
+        f"#!/bin/sh\nif [ -d door ]; then\n"
+        f"echo evil >door/new; echo evil >door/kept; rm -f door/gone; fi\n"
+        f'echo ran >ran\nexec {real} "$@"\n'
     )
-    filter_.chmod(0o755)
-    try:
-        shell = shlex.join([str(filter_), *shut.thief()])
-        done = shut.transfer(tree(shut), "--no-implied-dirs", "door/kept", "door/new", shell=shell)
-        assert ONLY not in done.stderr, "the attack did not get past the arguments"
-        assert sorted(path.name for path in outside.iterdir()) == ["kept"]
-        assert (outside / "kept").read_text() == "kept\n"
-    finally:
-        shutil.rmtree(tree(shut) / "door", ignore_errors=True)
-        (tree(shut) / "door").unlink(missing_ok=True)
-        (tree(shut) / "evil").unlink(missing_ok=True)
-        shutil.rmtree(shut.directory / "loot")
+    follower.chmod(0o755)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for name in ("kept", "gone"):
+        (outside / name).write_text("mine\n")
+    path = f"{follower.parent}:{os.path.dirname(sys.executable)}:/usr/local/bin:/usr/bin:/bin"
+    with RestrictedField(server_env={"PATH": path}) as field:
+        field.restrict()
+        field.script("x", "echo one\n")
+        assert field.psync("run", "./x").stdout == b"one\n"
+        (tree(field) / "door").symlink_to(outside)
+        (tree(field) / "ran").unlink()
+        field.script("x", "echo two\n")
+        assert field.psync("run", "./x").stdout == b"two\n"
+        assert (tree(field) / "ran").read_text() == "ran\n"
+    assert sorted(path.name for path in outside.iterdir()) == ["gone", "kept"]
+    assert (outside / "kept").read_text() == "mine\n"
 
 
 def test_a_link_that_leads_out_does_not_arrive(shut: RestrictedField) -> None:
