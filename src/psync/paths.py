@@ -119,6 +119,11 @@ class ServerPaths(msgspec.Struct, frozen=True):
         return f"{self.data}/clients.json"
 
     @property
+    def invitations(self) -> str:
+        """The outstanding invitations."""
+        return f"{self.data}/invitations.json"
+
+    @property
     def projects(self) -> str:
         """The default directory of the projects' mirrors."""
         return f"{self.data}/projects"
@@ -132,6 +137,16 @@ class ServerPaths(msgspec.Struct, frozen=True):
     def record(self) -> str:
         """What the running daemon says about itself: process, addresses."""
         return f"{self.state}/daemon.json"
+
+    @property
+    def seen(self) -> str:
+        """When each client was seen last."""
+        return f"{self.state}/seen.json"
+
+    @property
+    def audit(self) -> str:
+        """The audit log."""
+        return f"{self.state}/audit.jsonl"
 
     @property
     def lock(self) -> str:

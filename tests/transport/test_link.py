@@ -74,7 +74,7 @@ class Host:
         server = await listen(
             sock,
             tls=self.server_tls,
-            hello=lambda: hello,
+            hello=lambda _certificate: hello,
             origins={"https://good.example"},
             accept=self.accept,
         )

@@ -101,7 +101,7 @@ class House:
         self.door = await listen(
             sock,
             tls=self.contexts,
-            hello=lambda: HELLO,
+            hello=lambda _certificate: HELLO,
             origins=(),
             accept=self.links.put_nowait,
             gate=self.gate,

@@ -125,6 +125,7 @@ def _serve_until_stopped(listen: list[str] | None, ready: Callable[[Presence], N
     import logging
 
     from psync.config import load_server
+    from psync.daemon.guard import ClientLimits
     from psync.daemon.retention import Retention
     from psync.daemon.runs import LogLimits
     from psync.daemon.server import Daemon, ServerSettings
@@ -148,6 +149,13 @@ def _serve_until_stopped(listen: list[str] | None, ready: Callable[[Presence], N
             handshake=config.limits.handshake,
             strangers=config.limits.strangers,
             strangers_per_address=config.limits.strangers_per_address,
+        ),
+        clients=ClientLimits(
+            arguments=config.limits.arguments,
+            words=config.limits.words,
+            connections=config.limits.connections,
+            runs=config.limits.runs,
+            starts=config.limits.starts,
         ),
         message=config.limits.message,
         own=_own_certificate(config.cert, config.key),

@@ -21,6 +21,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from psync.daemon.clientfile import ClientFile, Stamp
 from psync.daemon.clientlist import (
     ClientRecord as ClientRecord,
     Damage,
@@ -28,34 +29,29 @@ from psync.daemon.clientlist import (
     Via,
     check_patterns,
     choose,
-    decode,
-    encode,
     free_name,
 )
 from psync.errors import NotPaired, TrustError, UsageError
-from psync.paths import free_path, private_directory, write_atomic
-from psync.text import printable
-from psync.transport.filelock import LOCK_TIMEOUT, FileLock
+from psync.paths import private_directory
+from psync.transport.filelock import LOCK_TIMEOUT
 from psync.transport.identity import safe_name
-
-MAX_SIZE = 16 * 1024 * 1024
-"""Largest list that is read, in bytes; some forty thousand clients."""
 
 logger = logging.getLogger("psync.access")
 
 
-_Stamp = tuple[int, int, int, int]
-
-
-class AccessList:
+class AccessList(ClientFile):
     """The list in the file ``path``, which need not exist.
 
     Reading costs one ``stat`` while nothing changed. Not for several threads at once.
+
+    Args:
+        path: the file.
+        patience: seconds to wait for others that change it.
     """
 
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._stamp: _Stamp | None = None
+    def __init__(self, path: str, patience: float = LOCK_TIMEOUT) -> None:
+        super().__init__(path, patience)
+        self._stamp: Stamp | None = None
         self._read_once = False
         self._records: tuple[ClientRecord, ...] = ()
         self._by_fingerprint: dict[str, ClientRecord] = {}
@@ -105,6 +101,12 @@ class AccessList:
             )
         return now
 
+    def revoked(self, fingerprint: str) -> bool:
+        """Whether this is the certificate of a client that was revoked."""
+        self._refresh()
+        record = self._by_fingerprint.get(fingerprint)
+        return record is not None and record.revoked is not None
+
     def clients(self) -> tuple[ClientRecord, ...]:
         """Return all clients, also revoked ones, in the order in which they were paired."""
         self._refresh()
@@ -119,17 +121,6 @@ class AccessList:
         changed = self._generation != self._reported
         self._reported = self._generation
         return changed
-
-    def damaged(self) -> list[str]:
-        """Return the paths of damaged lists that were set aside, oldest first."""
-        directory, name = os.path.split(self._path)
-        try:
-            found = [
-                entry for entry in os.listdir(directory) if entry.startswith(f"{name}.damaged-")
-            ]
-        except OSError:
-            return []
-        return [os.path.join(directory, entry) for entry in sorted(found)]
 
     # -- changing ----------------------------------------------------------------------
 
@@ -189,6 +180,38 @@ class AccessList:
             )
             self._write((*others, record))
         return record
+
+    def certified(
+        self, *, name: str, client_id: str, fingerprint: str, expires: float, address: str
+    ) -> ClientRecord:
+        """Return the entry of a client that one of the user's authorities vouches for.
+
+        It is made where there is none; a certificate that was issued anew is noted.
+
+        Raises:
+            NotPaired: it was revoked.
+            TrustError: as ``add``.
+        """
+        private_directory(os.path.dirname(self._path))
+        with self._locked():
+            records = self._read_to_change()
+            old = next((one for one in records if one.client_id == client_id), None)
+            if old is None:
+                new = ClientRecord(
+                    name=free_name(safe_name(name), {one.name for one in records}),
+                    fingerprint=fingerprint,
+                    client_id=client_id,
+                    paired=time.time(),
+                    expires=expires,
+                    via="certificate",
+                    address=address,
+                )
+            elif old.revoked is not None:
+                raise _revoked()
+            else:
+                new = msgspec.structs.replace(old, fingerprint=fingerprint, expires=expires)
+            self._write((*(one for one in records if one is not old), new))
+        return new
 
     def revoke(self, which: str, now: float | None = None) -> ClientRecord:
         """Revoke one client and return its entry; one that is revoked already stays as it is.
@@ -322,7 +345,7 @@ class AccessList:
             self._take((), stamp)
             self._report(str(error))
 
-    def _take(self, records: tuple[ClientRecord, ...], stamp: _Stamp | None) -> None:
+    def _take(self, records: tuple[ClientRecord, ...], stamp: Stamp | None) -> None:
         self._records = records
         self._by_fingerprint = {one.previous: one for one in records if one.previous is not None}
         self._by_fingerprint |= {one.fingerprint: one for one in records}
@@ -332,7 +355,7 @@ class AccessList:
         self._generation += 1
         self._trouble = ""
 
-    def _repair(self, damage: Damage, stamp: _Stamp | None) -> None:
+    def _repair(self, damage: Damage, stamp: Stamp | None) -> None:
         """Read the damaged list once more under the lock, and set it aside if it still is."""
         try:
             # The event loop cannot wait; who holds the lock will have mended or replaced the list.
@@ -344,79 +367,11 @@ class AccessList:
             self._take(damage.sound, stamp)
             self._report(f"the list of clients, {self._shown}, is damaged: {damage}; {error}")
 
-    def _read_to_change(self) -> tuple[ClientRecord, ...]:
-        """Read the list with its lock held; afterwards the file is sound, or gone."""
-        try:
-            return self._read()
-        except Damage as damage:
-            aside = self._set_aside(damage.sound)
-            logger.error(
-                "the list of clients, %s, was damaged: %s. It is now %s; %d clients are left, "
-                "others have to pair again",
-                self._shown,
-                damage,
-                printable(aside),
-                len(damage.sound),
-            )
-            return damage.sound
-        except OSError as error:
-            raise TrustError(
-                f"cannot read the list of clients, {self._shown}: {error.strerror}"
-            ) from error
-
-    def _set_aside(self, sound: tuple[ClientRecord, ...]) -> str:
-        """Give the damaged list another name; what is sound in it becomes the list."""
-        when = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        aside = free_path(f"{self._path}.damaged-{when}")
-        try:
-            if sound:
-                os.link(self._path, aside)  # and then replaced: there is a list at every moment
-                self._write(sound)
-            else:
-                os.rename(self._path, aside)
-        except OSError as error:
-            raise TrustError(
-                f"cannot set the damaged list of clients, {self._shown}, aside: {error.strerror}"
-            ) from error
-        return aside
-
-    def _read(self) -> tuple[ClientRecord, ...]:
-        try:
-            with open(self._path, "rb") as file:
-                text = file.read(MAX_SIZE + 1)
-        except FileNotFoundError:
-            return ()
-        if len(text) > MAX_SIZE:
-            raise Damage(f"it is larger than {MAX_SIZE} bytes")
-        return decode(text, self._shown)
-
-    def _write(self, records: tuple[ClientRecord, ...]) -> None:
-        try:
-            write_atomic(self._path, encode(records))
-        except OSError as error:
-            raise TrustError(
-                f"cannot write the list of clients, {self._shown}: {error.strerror}"
-            ) from error
-
-    def _status(self) -> _Stamp | None:
-        try:
-            status = os.stat(self._path)
-        except FileNotFoundError:
-            return None
-        return (status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size)
-
-    def _locked(self, timeout: float = LOCK_TIMEOUT) -> FileLock:
-        return FileLock(f"{self._path}.lock", timeout)
-
     def _report(self, trouble: str) -> None:
         """Log once what keeps the list from being read; it is looked at twice a second."""
         if trouble != self._trouble:
             self._trouble = trouble
             logger.error("%s", trouble)
-
-    @property
-    def _shown(self) -> str:
-        return printable(self._path)
 
 
 def _revoked() -> NotPaired:

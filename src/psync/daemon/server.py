@@ -18,10 +18,13 @@ from collections.abc import Callable
 import msgspec
 
 import psync
-from psync.daemon.access import AccessList
-from psync.daemon.clients import ClientConnection
+from psync.daemon.audit import Audit
+from psync.daemon.connections import Connections, Services
 from psync.daemon.descriptors import raise_limit
+from psync.daemon.enroll import InvitedPairing
 from psync.daemon.facts import Facts
+from psync.daemon.guard import ClientLimits
+from psync.daemon.invitations import Invitations
 from psync.daemon.launcher import Launcher
 from psync.daemon.listening import (
     Presence,
@@ -38,18 +41,12 @@ from psync.daemon.runs import LogLimits, Runs
 from psync.daemon.tasks import Tasks
 from psync.errors import PsyncError
 from psync.paths import ServerPaths, private_directory
-from psync.protocol.messages import FEATURES, MAX_CONTROL, VERSION, Hello
-from psync.text import printable
+from psync.protocol.messages import MAX_CONTROL
 from psync.transport.authority import ensure_server_identity, set_damaged_aside
 from psync.transport.contexts import OwnCertificate, ServerContexts
 from psync.transport.gate import Gate, GateLimits
-from psync.transport.link import Link
 from psync.transport.listen import listen, quiet_strangers
-from psync.transport.quiet import QuietLog, to
-from psync.transport.tls import fingerprint
-
-REVOCATION_INTERVAL = 0.5
-"""Seconds between two looks at the list of clients; revoking takes effect within a second."""
+from psync.transport.quiet import Note, QuietLog, to
 
 RENEWAL_INTERVAL = 24 * 3600.0
 """Seconds between two looks at the daemon's certificate; it is renewed 30 days before its end."""
@@ -70,6 +67,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
         limits: how much output of a run is kept.
         retention: which finished runs are kept.
         gate: what strangers may take up.
+        clients: what one client may take up.
         message: largest control message of a client, in bytes.
         own: a certificate of the user's, shown to whoever does not ask for psync's.
         client_ca: file with authorities whose clients are let in besides the paired ones.
@@ -81,6 +79,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
     limits: LogLimits
     retention: Retention = Retention()
     gate: GateLimits = GateLimits()
+    clients: ClientLimits = ClientLimits()
     message: int = MAX_CONTROL
     own: OwnCertificate | None = None
     client_ca: str | None = None
@@ -98,11 +97,8 @@ class Daemon:
         self._paths = paths
         self._settings = settings
         self._tasks = Tasks()
-        self._connections: dict[Link, ClientConnection] = {}
-        self._access = AccessList(paths.clients)
-        self._projects = Projects(settings.projects)
-        self._gate = Gate(settings.gate)
-        self._log = QuietLog(to(logger))
+        self._audit = Audit(paths.audit)
+        self._log = QuietLog(self._note)
         self._leaving = asyncio.Event()
         self._interrupts = 0
         self._runs: Runs | None = None
@@ -148,81 +144,67 @@ class Daemon:
         identity = ensure_server_identity(self._paths.ca)
         facts = Facts(os.fsencode(self._settings.projects))
 
-        def hello() -> Hello:
-            known = facts.current()
-            return Hello(
-                versions=(VERSION,), software=known.software, features=FEATURES, facts=known
-            )
-
         last = read_presence(self._paths.record)
         tls = ServerContexts(identity, own=self._settings.own, client_ca=self._settings.client_ca)
         sockets = sockets or bind(list(self._settings.listen), last_port=last.port if last else 0)
+        names = tuple(name_of(sock) for sock in sockets)
+        port = sockets[0].getsockname()[1]
+        gate = Gate(self._settings.gate)
+        assert self._runs is not None
+        connections = Connections(
+            Services(
+                paths=self._paths,
+                projects=Projects(self._settings.projects),
+                runs=self._runs,
+                tasks=self._tasks,
+                facts=facts.current,
+                contexts=tls,
+                gate=gate,
+                log=self._log,
+                audit=self._audit,
+                limits=self._settings.clients,
+            )
+        )
+        pairing = InvitedPairing(
+            self._paths,
+            Invitations(self._paths.invitations),
+            listen_info=lambda: (port, names),
+            facts=facts.current,
+        )
         doors = [
             await listen(
                 sock,
                 tls=tls,
-                hello=hello,
+                hello=connections.hello,
                 origins=self._settings.origins,
-                accept=self._accept,
-                gate=self._gate,
+                accept=connections.accept,
+                gate=gate,
                 log=self._log,
                 message=self._settings.message,
+                stranger=pairing,
             )
             for sock in sockets
         ]
-        names = tuple(name_of(sock) for sock in sockets)
         presence = Presence(
             pid=os.getpid(),
             listen=names,
-            port=sockets[0].getsockname()[1],
+            port=port,
             started=time.time(),
             software=f"psync-server {psync.__version__}",
         )
         self._catch_signals()  # first: whoever reads the note may end the daemon at once
         write_presence(self._paths.record, presence)
-        self._tasks.start("watch for revocations", self._watch_revocations())
+        self._tasks.start("watch the list of clients", connections.watch())
         self._tasks.start("renew the certificate", self._renew(tls))
         logger.info("listening on %s", ", ".join(names))
+        self._audit.write("daemon-started", reason=f"listening on {', '.join(names)}")
         ready(presence)
         await self._leaving.wait()
         for door in doors:
             door.close()
-        await self._say_goodbye()
-
-    # -- connections -------------------------------------------------------------------
-
-    def _accept(self, link: Link) -> None:
-        link.on_closed = lambda error: self._closed(link, error)
-        try:
-            record = self._access.admit(fingerprint(link.certificate))
-        except PsyncError as error:
-            self._gate.blame(link.address)
-            self._log.note(
-                "refused", link.address, f"refused a client from {link.address}: {error}"
-            )
-            link.close(error)
-            return
-        logger.info("client %s connected from %s", printable(record.name), link.address)
-        assert self._runs is not None
-        self._connections[link] = ClientConnection(link, record, self._projects, self._runs)
-
-    def _closed(self, link: Link, error: PsyncError | None) -> None:
-        connection = self._connections.pop(link, None)
-        if connection is not None:
-            connection.closed()
-            reason = error.message if error else "closed"
-            logger.info("client %s left: %s", printable(connection.client.name), reason)
-
-    async def _watch_revocations(self) -> None:
-        while True:
-            await asyncio.sleep(REVOCATION_INTERVAL)
-            if not self._access.changed():
-                continue
-            for link in list(self._connections):
-                try:
-                    self._access.admit(fingerprint(link.certificate))
-                except PsyncError as error:
-                    link.close(error)
+        await connections.close(FAREWELL)
+        self._log.flush()
+        self._audit.write("daemon-left")
 
     async def _renew(self, tls: ServerContexts) -> None:
         """Renew the daemon's certificate in time; connections that are open keep the old one."""
@@ -233,15 +215,10 @@ class Daemon:
             except (PsyncError, OSError) as error:
                 logger.error("the certificate could not be looked after: %s", error)
 
-    async def _say_goodbye(self) -> None:
-        links = list(self._connections)
-        for link in links:
-            link.close()
-        try:
-            async with asyncio.timeout(FAREWELL):
-                await asyncio.gather(*(link.wait_closed() for link in links))
-        except TimeoutError:
-            pass  # who does not answer notices that the process is gone
+    def _note(self, note: Note) -> None:
+        """Take a line about a stranger, into both logs."""
+        to(logger)(note)
+        self._audit.note(note)
 
     # -- signals -----------------------------------------------------------------------
 

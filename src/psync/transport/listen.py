@@ -38,7 +38,7 @@ async def listen(
     sock: socket.socket,
     *,
     tls: ssl.SSLContext | ServerContexts,
-    hello: Callable[[], Hello],
+    hello: Callable[[bytes], Hello],
     origins: Collection[str],
     accept: Callable[[Link], None],
     gate: Gate | None = None,
@@ -51,7 +51,8 @@ async def listen(
     Args:
         sock: a bound stream socket; the door owns it from now on.
         tls: what to show and whom to trust; or one context for all, see ``tls.server_context``.
-        hello: returns what the daemon says to a client that has just connected.
+        hello: returns what the daemon says to the client with this certificate (DER), which has
+            just connected.
         origins: ``Origin`` headers that are allowed. Browsers always send one and psync never does,
             so a web page cannot use the certificate in the user's browser.
         accept: called for each connection after TLS and the websocket handshake, before the peer's
@@ -110,7 +111,7 @@ class _Router:
 
     def __init__(
         self,
-        hello: Callable[[], Hello],
+        hello: Callable[[bytes], Hello],
         origins: frozenset[str],
         accept: Callable[[Link], None],
         gate: Gate,
@@ -136,11 +137,12 @@ class _Router:
         if origin is not None and origin not in self._origins:
             who.fail("origin", f"the Origin {printable(origin)[:200]} is not allowed")
             return refusal(HTTPStatus.FORBIDDEN, "this Origin is not allowed")
-        if not who.certificate:
+        certificate = who.certificate
+        if not certificate:
             return self._for_stranger(who, request)
         if SUBPROTOCOL not in offered(request):
             return refusal(HTTPStatus.BAD_REQUEST, f"only {SUBPROTOCOL} is spoken here")
-        link = _Accepted(self._hello(), who, self._accept, self._message)
+        link = _Accepted(self._hello(certificate), who, self._accept, self._message)
         return _switch(SUBPROTOCOL, link)
 
     def _for_stranger(
