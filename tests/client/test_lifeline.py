@@ -44,6 +44,22 @@ async def test_pauses_are_short_for_a_minute_and_longer_afterwards(
     assert pauses.taken[-1] == 5.0
 
 
+async def test_connections_that_bring_nothing_are_not_made_again_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pauses = Pauses(monkeypatch)
+    stage = await begun(RunSpec(argv=(b"x",), disconnect_grace=None))
+    stage.attach()
+    for count in range(2, 10):
+        stage.link.cut()  # as soon as it is there
+        await (await stage.daemon.linked(count)).said(m.Attach)
+    assert pauses.taken == [0.2, 0.4, 0.8, 1.0, 1.0, 1.0, 1.0]
+    stage.attach()
+    stage.link.cut()
+    await (await stage.daemon.linked(10)).said(m.Attach)
+    assert len(pauses.taken) == 7  # the daemon had said something
+
+
 async def test_after_a_sleep_there_is_another_connection_at_once() -> None:
     told: list[object] = []
     stage = await begun()

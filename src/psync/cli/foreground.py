@@ -67,7 +67,7 @@ class Foreground:
         self._run = run
         self._signals = signals
         self._manner = manner
-        self._detaching = False
+        self._staying = False  # attached, as far as the daemon knows
         self._left: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     async def follow(self) -> int:
@@ -125,10 +125,10 @@ class Foreground:
         if key is Key.HELP and self._manner.escape is not None:
             say_now(help_text(self._manner.escape))
         elif key is Key.DETACH and self._run.connected and self._run.id:
-            self._detaching = True
             self._left.set_result(0)
         elif key is not Key.HELP:
             say_now(f"left; {fate(self._run)}; {self._again()}")
+            self._staying = True
             self._left.set_result(Interrupted.exit_status)
 
     def _tell_holder(self, dropped: int) -> None:
@@ -148,7 +148,9 @@ class Foreground:
     def _again(self) -> str:
         """Return what to type to go on with the run."""
         on = self._manner.on
-        return f"psync attach {self._run.id}{on}" if self._run.id else f"psync ps -a{on}"
+        if not self._run.id:
+            return f"psync ps -a{on} shows it"
+        return f"psync attach {self._run.id}{on} goes on with it"
 
     def _leave(self, _number: signal.Signals) -> None:
         """Leave a run that is only looked at."""
@@ -167,11 +169,13 @@ class Foreground:
             os._exit(report(error) if isinstance(error, PsyncError) else self._left.result())
         if error is not None:
             raise error
-        if self._detaching:
+        status = self._left.result()
+        if not self._staying:
             run.detach()
             await self._target.close()  # so that the daemon has been told
-            say(f"detached; {fate(run)}; {self._again()} goes on with it")
-        return self._left.result()
+        if status == 0:
+            say(f"detached; {fate(run)}; {self._again()}")
+        return status
 
 
 async def detach(target: Target, run: RemoteRun, signals: Signals, where: str) -> str:

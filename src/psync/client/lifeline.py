@@ -123,6 +123,7 @@ class Lifeline:
         self._attempt: asyncio.Task[Link] | None = None
         self._silence = Silence(self._dial_once, self._replace, worth_retrying)
         self._patient_until = 0.0
+        self._barren = 0  # connections one after the other on which the daemon said nothing
 
     async def open(self) -> Link:
         """Make the first connection; raises what ``dial`` raises. Cancellation leaves none."""
@@ -269,6 +270,7 @@ class Lifeline:
         link.on_closed = self._on_closed
 
     def _on_message(self, message: Message) -> None:
+        self._barren = 0
         if isinstance(message, RequestRefused | Answer):
             self._requests.on_answer(message)
             return
@@ -337,7 +339,9 @@ class Lifeline:
     async def _reconnect(self, error: PsyncError) -> None:
         """Dial until it works, or until nothing waits for it any more."""
         lost_at = boottime()
-        pause = FIRST_PAUSE
+        pause = min(FIRST_PAUSE * 2 ** min(self._barren, 10), LONGEST_PAUSE)
+        if self._barren:  # what ended them so soon may well end the next one
+            await self._rest(pause)
         while True:
             self._hurry.clear()
             try:
@@ -359,6 +363,7 @@ class Lifeline:
             longest = LONGEST_PAUSE if elapsed < FIRST_MINUTE else PATIENT_PAUSE
             await self._rest(pause * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
             pause = min(2 * pause, longest)
+        self._barren += 1
         self.on_connection(None)
         self._begin(link)
 
