@@ -561,7 +561,7 @@ async def test_a_daemon_of_another_version(field: Field) -> None:
         serving = await listen(
             sock,
             tls=server_context(server.certificate, server.key, server.ca),
-            hello=lambda _certificate: Hello(versions=(99,), software="psync-server 99.0", facts=FACTS),
+            hello=lambda _: Hello(versions=(99,), software="psync-server 99.0", facts=FACTS),
             origins=(),
             accept=links.append,
         )
