@@ -3,7 +3,7 @@
 PYTHON_HERE = .venv/bin/python
 CODE = $(wildcard src tests bench scripts/*.py examples)
 
-.PHONY: help setup demo test test-long check format lock bench clean
+.PHONY: help setup setup-tests demo test test-long check format lock bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the chores
@@ -12,13 +12,16 @@ help: ## list the chores
 setup: ## make .venv, and install rsync and OpenSSH where they are missing
 	@scripts/setup
 
+setup-tests: setup
+	@scripts/setup-tests
+
 demo: setup ## the real thing on this machine, start to end, cleaned up afterwards
 	@$(PYTHON_HERE) scripts/demo.py $(ARGS)
 
-test: setup ## run the tests (ARGS="-k word" and so on)
+test: setup-tests ## run the tests (ARGS="-k word" and so on)
 	$(PYTHON_HERE) -m pytest -n auto --maxprocesses=4 $(ARGS)
 
-test-long: setup ## run all tests, the long fault and fuzz runs too
+test-long: setup-tests ## run all tests, the long fault and fuzz runs too
 	$(PYTHON_HERE) -m pytest -n auto --maxprocesses=4 -m '' $(ARGS)
 
 check: setup ## format, lint and types, without changing anything
