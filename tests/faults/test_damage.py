@@ -149,15 +149,15 @@ async def test_every_byte_of_a_file_of_a_run(home: Home, name: str) -> None:
     original = await prepare(home)
     data = (original.directory / name).read_bytes()
     step = max(1, len(data) // 1000)
-    for start in range(0, len(data), 200 * step):
+    for start in range(0, len(data), 100 * step):
         cases: list[Case] = []
-        for at in range(start, min(start + 200 * step, len(data)), step):
+        for at in range(start, min(start + 100 * step, len(data)), step):
             bit = at * 8 + dice.randrange(8)
             cases.append(damage(original, name, flipped(data, bit), at, f"bit {bit} flipped"))
         await check(home, cases, original)
         cases = [
             damage(original, name, data[:size], size, f"cut to {size}")
-            for size in range(start, min(start + 200 * step, len(data)), step)
+            for size in range(start, min(start + 100 * step, len(data)), step)
         ]
         await check(home, cases, original)
 

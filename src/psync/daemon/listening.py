@@ -58,8 +58,27 @@ def read_presence(path: str) -> Presence | None:
 
 
 def write_presence(path: str, presence: Presence) -> None:
-    """Write ``presence`` to ``path`` in one step."""
-    write_atomic(path, msgspec.json.encode(presence))
+    """Write ``presence`` to ``path`` in one step.
+
+    On a full disk it takes the place of the last one: clients have to find the daemon that they are
+    to make room with.
+
+    Raises:
+        OSError: it cannot be written; what stood there is untouched, or of no use.
+    """
+    text = msgspec.json.encode(presence)
+    try:
+        write_atomic(path, text)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            if os.pwrite(fd, text, 0) != len(text):
+                raise
+            os.ftruncate(fd, len(text))
+        finally:
+            os.close(fd)
 
 
 def bind(addresses: list[tuple[str, int]], *, last_port: int) -> list[socket.socket]:

@@ -54,9 +54,14 @@ class DaemonLock:
                 f"a psync-server of yours is running already (process {pid or 'unknown'})",
                 hint="psync-server status shows it",
             )
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         self._fd = fd
+        mine = f"{os.getpid()}\n".encode()
+        try:
+            # In this order it needs no space that the last holder did not have.
+            os.pwrite(fd, mine, 0)
+            os.ftruncate(fd, len(mine))
+        except OSError:
+            pass  # a full disk; it is only for people
 
     def fileno(self) -> int:
         """Return the descriptor that holds the lock; whoever inherits it holds it too."""
