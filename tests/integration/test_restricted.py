@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -298,16 +299,28 @@ def test_no_command_runs(shut: RestrictedField, words: list[str]) -> None:
     assert b"uid=" not in done.stderr
 
 
-def test_every_refusal_stands_in_the_log(shut: RestrictedField) -> None:
+def test_every_refusal_stands_in_the_audit_log(shut: RestrictedField) -> None:
     shut.attack("127.0.0.1", "touch 'a \x1b[31m'")
     (line,) = [
         line
-        for line in (shut.server_home / "state/daemon.log").read_text().splitlines()
+        for line in (shut.server_home / "state/audit.jsonl").read_text().splitlines()
         if "touch" in line
     ]
-    assert "refused the key of" in line
-    assert "from 127.0.0.1" in line
-    assert "\x1b" not in line
+    said = json.loads(line)
+    assert (said["event"], said["address"]) == ("refused", "127.0.0.1")
+    assert said["client"] == os.uname().nodename
+    assert "\x1b" not in said["reason"]
+
+
+def test_a_client_that_may_only_look_writes_nothing(open_: RestrictedField) -> None:
+    field = open_
+    field.restrict()
+    field.script("x", "echo one\n")
+    assert field.psync("run", "./x").returncode == 0
+    assert field.server("limit", os.uname().nodename, "--view").returncode == 0
+    done = field.transfer(tree(field))
+    assert b"may not write to the project" in done.stderr
+    assert not (tree(field) / "evil").exists()
 
 
 def test_no_files_over_sftp_and_scp(shut: RestrictedField) -> None:

@@ -34,6 +34,9 @@ ARGUMENTS_TIMEOUT = 20.0
 KEY_LIMIT = 4096
 """Bytes of a public key that are read from stdin."""
 
+ASKED = 200
+"""Bytes of a command that was refused that are written into the audit log."""
+
 _ONLY = "this key may only sync into psync's mirrors and reach psync-server"
 _CHUNK = 256 * 1024
 
@@ -66,59 +69,67 @@ def register(commands: Commands) -> None:
 def ssh_gate(client: str) -> int:
     """Do what SSH_ORIGINAL_COMMAND asks for, if the key of this client is for that."""
     command = os.environb.pop(b"SSH_ORIGINAL_COMMAND", None)
-    paths = ServerPaths.from_environ(os.environ)
+    gate = _Gate(ServerPaths.from_environ(os.environ), client)
     try:
         request = sshgate.decide(command)
-        _check_client(paths, client)
+        gate.check_paired()
         match request:
             case sshgate.Receive():
-                _receive(request, client)
+                _receive(request, gate)
             case sshgate.Relay():
                 return relay()
             case sshgate.Discard():
-                return _discard(request.project, client)
+                return _discard(request.project, gate)
             case sshgate.Start():
                 from psync.cli.server import main
 
                 return main(["start", f"--nonce={request.nonce}"])
     except sshgate.Denied as denied:
-        _note(paths, client, command, str(denied))
+        gate.note(command, str(denied))
         print(f"psync-server: {_ONLY}: {denied}", file=sys.stderr)
         return DENIED
 
 
-def _check_client(paths: ServerPaths, client: str) -> None:
-    from psync.daemon.access import AccessList
+class _Gate:
+    """Whose key it is, and what that client may do."""
 
-    for record in AccessList(paths.clients).clients():
-        if record.client_id == client and record.revoked is None:
-            return
-    raise sshgate.Denied("its client is not paired, or revoked")
+    def __init__(self, paths: ServerPaths, client: str) -> None:
+        from psync.daemon.access import AccessList
 
+        self.client = client
+        self._paths = paths
+        records = (one for one in AccessList(paths.clients).clients() if one.client_id == client)
+        self._record = next(records, None)
+        self._address = os.environ.get("SSH_CONNECTION", "").partition(" ")[0]
 
-def _note(paths: ServerPaths, client: str, command: bytes | None, reason: str) -> None:
-    """Write a line about a refusal into the daemon's log, as far as there is one."""
-    asked = printable((command or b"")[:200])
-    address = printable(os.environ.get("SSH_CONNECTION", "unknown").partition(" ")[0])
-    when = time.strftime("%Y-%m-%d %H:%M:%S")
-    line = f"{when} WARNING psync.sshgate: refused the key of {client} from {address}: {reason}"
-    try:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        with open(os.open(paths.log, flags, 0o600), "ab", buffering=0) as log:
-            if os.fstat(log.fileno()).st_size < LOG_LIMIT:
-                log.write(f"{line}; asked for: {asked!r}\n".encode())
-    except OSError:
-        pass  # what is refused stays refused
+    def check_paired(self) -> None:
+        if self._record is None or self._record.revoked is not None:
+            raise sshgate.Denied("its client is not paired, or revoked")
 
+    def check_project(self, project: str) -> None:
+        from psync.daemon.audit import Audit
+        from psync.daemon.guard import Book, ClientLimits, Guard
 
-LOG_LIMIT = 8 * 1024 * 1024
-"""Bytes of daemon.log above which refusals are not written to it: the daemon rotates it at half."""
+        assert self._record is not None
+        audit = Audit(self._paths.audit)
+        guard = Guard(self._record, ClientLimits(), Book(), audit, self._address)
+        if not guard.may_act(project):
+            raise sshgate.Denied(f"its client may not write to the project {project}")
+
+    def note(self, command: bytes | None, reason: str) -> None:
+        """Write the refusal into the audit log."""
+        from psync.daemon.audit import Audit
+
+        audit = Audit(self._paths.audit)
+        asked = printable((command or b"")[:ASKED])
+        text = f"ssh key: {reason}; asked for {asked!r}"
+        audit.write("refused", self._record, name=self.client, address=self._address, reason=text)
 
 
 # -- files -----------------------------------------------------------------------------
 
 
-def _receive(request: sshgate.Receive, client: str) -> NoReturn:
+def _receive(request: sshgate.Receive, gate: _Gate) -> NoReturn:
     """Become the rsync that takes the files, in the directory that they are for."""
     import shutil
 
@@ -130,7 +141,7 @@ def _receive(request: sshgate.Receive, client: str) -> NoReturn:
     if rsync is None:
         print("psync-server: rsync: command not found", file=sys.stderr)
         sys.exit(127)
-    mirror = _open_mirror(root, job.project, client)
+    mirror = _open_mirror(root, job.project, gate)
     part = os.fsdecode(job.part)
     try:
         try:
@@ -171,7 +182,7 @@ def _projects_root() -> str:
     return os.fsdecode(load_server(environ=os.environ).projects)
 
 
-def _open_mirror(root: str, project: str, client: str) -> int:
+def _open_mirror(root: str, project: str, gate: _Gate) -> int:
     """Return an open descriptor of a project's directory that belongs to this client.
 
     Every step is relative to the one before and follows no link (the root itself may be one), so
@@ -181,6 +192,7 @@ def _open_mirror(root: str, project: str, client: str) -> int:
 
     from psync.daemon.projects import Marker
 
+    gate.check_project(project)
     path = os.path.join(root, project)
     try:
         above = os.open(root, _DIRECTORY & ~os.O_NOFOLLOW)
@@ -195,16 +207,16 @@ def _open_mirror(root: str, project: str, client: str) -> int:
         sys.exit(11)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise sshgate.Denied(f"{project} is not a mirror that can be used") from error
-    if marker.client != client:
+    if marker.client != gate.client:
         raise sshgate.Denied(f"the project {project} belongs to another client")
     return mirror
 
 
-def _discard(project: str, client: str) -> int:
+def _discard(project: str, gate: _Gate) -> int:
     """Remove the directories of unfinished files in a mirror; follows no links."""
     import shutil
 
-    mirror = _open_mirror(_projects_root(), project, client)
+    mirror = _open_mirror(_projects_root(), project, gate)
     name = os.fsdecode(sshgate.PARTIAL_DIR)
     for _, directories, _, fd in os.fwalk(".", dir_fd=mirror):
         if name in directories:
