@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import json
 import os
 import signal
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import psync
-from psync.cli import server_ssh
+from psync.cli import server_clients, server_ssh, server_status
 from psync.errors import ConfigError, PsyncError
 from psync.paths import ServerPaths
 from psync.text import printable
@@ -71,9 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument("--nonce", help=argparse.SUPPRESS)
     start.set_defaults(run=_start)
 
-    status = commands.add_parser("status", help="say whether the daemon runs and where it listens")
-    status.add_argument("--json", action="store_true", help="as one JSON object")
-    status.set_defaults(run=_status)
+    server_status.register(commands)
 
     enroll = commands.add_parser(
         "enroll", help="pair one client; psync pair runs this over ssh, with a request on stdin"
@@ -81,14 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     enroll.add_argument("--nonce", required=True, help="marks the answer among other output")
     enroll.set_defaults(run=_enroll)
 
-    clients = commands.add_parser("clients", help="list the paired clients")
-    clients.add_argument("--json", action="store_true", help="as a JSON list")
-    clients.set_defaults(run=_clients)
-
-    revoke = commands.add_parser("revoke", help="shut a client out, its open connections too")
-    revoke.add_argument("client", help="its name, or the beginning of its fingerprint")
-    revoke.set_defaults(run=_revoke)
-
+    server_clients.register(commands)
     server_ssh.register(commands)
     return parser
 
@@ -220,39 +210,6 @@ def _start(options: argparse.Namespace) -> int:
     return 0
 
 
-def _status(options: argparse.Namespace) -> int:
-    from psync.daemon.service import running
-
-    presence = running(_paths())
-    if options.json:
-        known = None if presence is None else _presence_fields(presence)
-        print(json.dumps({"running": presence is not None, "daemon": known}))
-    elif presence is None:
-        print("psync-server does not run; psync-server start starts it")
-    else:
-        print(f"psync-server runs: process {presence.pid}, listening on")
-        for name in presence.listen:
-            print(f"  {name} ({_reach(name)})")
-    return 0 if presence is not None else 1
-
-
-def _presence_fields(presence: Presence) -> dict[str, object]:
-    import msgspec
-
-    return dict(msgspec.to_builtins(presence))
-
-
-def _reach(name: str) -> str:
-    import ipaddress
-
-    address = ipaddress.ip_address(name.rpartition(":")[0].strip("[]"))
-    if address.is_loopback:
-        return "this host only; clients come through ssh"
-    if address.is_unspecified:
-        return "every network this host is in"
-    return "the network of that address"
-
-
 # -- clients ---------------------------------------------------------------------------
 
 
@@ -269,50 +226,21 @@ def _enroll(options: argparse.Namespace) -> int:
         return presence.port, presence.listen
 
     try:
-        answer = enroll(paths, request, listen_info=where, facts=_facts)
+        # what sshd sets: the client's address and port, this host's address and port
+        came = os.environ.get("SSH_CONNECTION", "").split()
+        answer = enroll(
+            paths,
+            request,
+            listen_info=where,
+            facts=_facts,
+            via="ssh" if came else "local",
+            address=printable(came[0])[:100] if came else "",
+        )
     except PsyncError as error:
         _answer(options.nonce, encode(EnrolRefused.of(error)))
         return error.exit_status
     _answer(options.nonce, encode(answer))
     return 0
-
-
-def _clients(options: argparse.Namespace) -> int:
-    from psync.daemon.access import AccessList
-
-    access = AccessList(_paths().clients)
-    records = access.clients()
-    for path in access.damaged():
-        print(f"psync-server: a damaged list was set aside as {printable(path)}", file=sys.stderr)
-    if options.json:
-        import msgspec
-
-        print(json.dumps([msgspec.to_builtins(record) for record in records]))
-        return 0
-    if not records:
-        print("no client is paired; run psync pair on the client")
-        return 0
-    width = max(len(record.name) for record in records)
-    for record in records:
-        state = "revoked" if record.revoked is not None else f"paired {_day(record.paired)}"
-        print(f"{printable(record.name):{width}}  {record.fingerprint[:23]}…  {state}")
-    return 0
-
-
-def _revoke(options: argparse.Namespace) -> int:
-    from psync.daemon.access import AccessList
-    from psync.daemon.sshkeys import remove_key
-
-    record = AccessList(_paths().clients).revoke(options.client)
-    remove_key(_paths(), os.environ, record.client_id)
-    print(f"revoked {printable(record.name)}; its connections are closed within a second")
-    return 0
-
-
-def _day(seconds: float) -> str:
-    import time
-
-    return time.strftime("%Y-%m-%d", time.localtime(seconds))
 
 
 def _facts() -> HostFacts:

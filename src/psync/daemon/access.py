@@ -231,24 +231,27 @@ class AccessList(ClientFile):
 
         return self._change(lambda records: choose(records, which), revoked)
 
-    def rename(self, which: str, name: str) -> ClientRecord:
-        """Give one client another name, made safe, and return its entry.
+    def rename(self, which: str, name: str) -> tuple[str, ClientRecord]:
+        """Give one client another name, made safe; return the old one and its entry.
 
         Raises:
             UsageError: as ``revoke``; or another client has that name.
             TrustError: as ``revoke``.
         """
-        name = safe_name(name)
+        name, before = safe_name(name), ""
 
         def chosen(records: tuple[ClientRecord, ...]) -> ClientRecord:
+            nonlocal before
             one = choose(records, which)
+            before = one.name
             if any(other.name == name for other in records if other is not one):
                 raise UsageError(
                     f"another client is named {name}", hint="psync-server clients lists them"
                 )
             return one
 
-        return self._change(chosen, lambda one: msgspec.structs.replace(one, name=name))
+        renamed = self._change(chosen, lambda one: msgspec.structs.replace(one, name=name))
+        return before, renamed
 
     def limit(
         self, which: str, *, role: Role | None = None, projects: tuple[str, ...] | None = None

@@ -147,7 +147,12 @@ class Guard:
 
     def check_act(self, project_id: str | None) -> None:
         """The client wants to send a run stdin or signals, stop it, or be what keeps it alive."""
-        self._check_may_run("touch them")
+        if self.record.role != "run" and self.check_see(project_id):
+            raise self._refuse(
+                "this client may only look at runs",
+                hint="psync attach --read-only does so; "
+                f"on the daemon host: psync-server limit {self.record.name} --run",
+            )
         self._check_project(project_id)
 
     def may_act(self, project_id: str | None) -> bool:
