@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     enroll.set_defaults(run=_enroll)
 
     server_clients.register(commands)
+    server_invite.register(commands)
     server_ssh.register(commands)
     return parser
 

@@ -61,10 +61,37 @@ def pair_local(spec: TargetSpec, paths: ClientPaths, host: LocalHost) -> TargetR
 
 def complete(host: Host, spec: TargetSpec, paths: ClientPaths, *, hostname: str) -> TargetRecord:
     """Exchange request and answer over ``host`` and write down what came of it."""
+    answer = enrol(host, new_request(paths), spec.host or "this machine")
+    return keep(answer, spec, paths, hostname=hostname)
+
+
+def new_request(paths: ClientPaths) -> EnrolRequest:
+    """Return what this client asks of a daemon; its identity is made where there is none.
+
+    Raises:
+        TrustError: this client's own key cannot be used.
+        ConfigError: a directory cannot be made, or is not private.
+    """
     identity = ClientIdentity.load_or_create(paths.identity)
     name = os.uname().nodename or "client"
-    request = EnrolRequest(name=name[:200], client_id=identity.client_id, csr=identity.csr(name))
-    answer = enrol(host, request, spec.host or "this machine")
+    return EnrolRequest(name=name[:200], client_id=identity.client_id, csr=identity.csr(name))
+
+
+def keep(
+    answer: EnrolAnswer, spec: TargetSpec, paths: ClientPaths, *, hostname: str
+) -> TargetRecord:
+    """Write down what a pairing brought.
+
+    Args:
+        answer: the daemon's.
+        spec: the target; only its name and host matter.
+        paths: the client's directories.
+        hostname: the name or address for direct connections.
+
+    Raises:
+        PsyncError: it cannot be written.
+        ConfigError: a directory cannot be made, or is not private.
+    """
     record = _record(answer, spec, hostname)
     files = TargetFiles(paths, spec.name)
     try:

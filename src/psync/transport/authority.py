@@ -32,7 +32,10 @@ from psync.transport.keyfile import key_id, load_or_create_key
 
 if TYPE_CHECKING:
     from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.asymmetric.ec import (
+        EllipticCurvePrivateKey,
+        EllipticCurvePublicKey,
+    )
 
 RENEW_BEFORE = 30 * 86400.0
 """How long before its end the daemon's certificate is made anew, in seconds."""
@@ -131,7 +134,7 @@ class Authority:
             key = _ca_key(directory)
             certificate = _ca_certificate(directory, key, now)
             server = read_server_identity(directory)
-            if server is None or server.due(now) or server.name != _server_name(key):
+            if server is None or server.due(now) or server.name != server_name(key.public_key()):
                 server = _issue_server(directory, key, certificate, now)
         return cls(key, certificate, server)
 
@@ -246,8 +249,9 @@ def _server_files(directory: str) -> dict[str, str]:
     }
 
 
-def _server_name(ca_key: EllipticCurvePrivateKey) -> str:
-    return f"d-{key_id(ca_key.public_key())}.psync.invalid"
+def server_name(ca_key: EllipticCurvePublicKey) -> str:
+    """Return the name in the certificate of the daemon whose CA has this public key."""
+    return f"d-{key_id(ca_key)}.psync.invalid"
 
 
 def _ca_key(directory: str) -> EllipticCurvePrivateKey:
@@ -303,7 +307,7 @@ def _issue_server(
 
     files = _server_files(directory)
     key = load_or_create_key(files["key"])
-    name = _server_name(ca_key)
+    name = server_name(ca_key.public_key())
     certificate = sign_server(ca_key, ca, key.public_key(), name, now)
     issued = certificate.not_valid_before_utc.timestamp()
     expires = certificate.not_valid_after_utc.timestamp()
