@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import psync
-from psync.cli import server_clients, server_ssh, server_status
+from psync.cli import server_clients, server_invite, server_ssh, server_status
 from psync.errors import ConfigError, PsyncError
 from psync.paths import ServerPaths
 from psync.text import printable

@@ -72,7 +72,7 @@ def _run(options: argparse.Namespace) -> int:
     from psync.daemon.invitations import Invitations
 
     paths = ServerPaths.from_environ(os.environ)
-    invitations = Invitations.of(paths)
+    invitations = Invitations(paths.invitations)
     if options.list:
         return _list(invitations, options.json)
     if options.revoke is not None:

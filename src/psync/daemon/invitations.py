@@ -19,13 +19,13 @@ import hmac
 import logging
 import os
 import time
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 import msgspec
 
 from psync.daemon.clientlist import Role, check_patterns
 from psync.errors import Refused, TrustError, UsageError
-from psync.paths import ServerPaths, free_path, private_directory, write_atomic
+from psync.paths import free_path, private_directory, write_atomic
 from psync.text import printable
 from psync.transport.filelock import LOCK_TIMEOUT, FileLock
 from psync.transport.invitation import AGAIN, SECRET_SIZE
@@ -110,11 +110,6 @@ class Invitations:
         self._read_once = False
         self._known: tuple[InvitationRecord, ...] = ()
         self._trouble = ""
-
-    @classmethod
-    def of(cls, paths: ServerPaths) -> Self:
-        """Return those of the daemon that lives at ``paths``."""
-        return cls(f"{paths.data}/invitations.json")
 
     @property
     def open(self) -> bool:
