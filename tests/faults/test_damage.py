@@ -104,9 +104,10 @@ async def look(client: Client, home: Home, case: Case, log: str, output: bytes) 
 
 async def check(home: Home, cases: list[Case], original: Original) -> None:
     """Start a daemon on damaged copies of a run and look at all of them, and at one that is not."""
+    before = len(home.log)
     home.start()
     async with home.client() as client:
-        log = home.log
+        log = home.log[before:]
         for case in cases:
             await look(client, home, case, log, original.output)
         sound = client.attach(original.id)

@@ -397,6 +397,10 @@ def test_a_daemon_that_has_everything_needs_no_cryptography(directory: str) -> N
     assert done.stdout.split() == [name, "False", "False"]
 
 
+def flip(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
 def test_a_damaged_certificate_of_the_daemon_is_made_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -407,7 +411,7 @@ def test_a_damaged_certificate_of_the_daemon_is_made_again(
     assert caplog.text == ""
     for path in (first.certificate, first.key):
         good = Path(path).read_bytes()
-        for damaged in (b"", good[:-40], good[:60] + bytes([good[60] ^ 1]) + good[61:]):
+        for damaged in (b"", good[:-40], *(flip(good, at) for at in range(30, len(good), 7))):
             Path(path).write_bytes(damaged)
             caplog.clear()
             set_damaged_aside(directory)

@@ -87,7 +87,7 @@ class _Stored(msgspec.Struct, frozen=True):
     name: str
     issued: float
     expires: float
-    digest: str = ""  # SHA-256 of the certificate's file; version 0.1.0 wrote none
+    digest: str = ""  # SHA-256 of certificate and key; version 0.1.0 wrote none
 
 
 class Authority:
@@ -187,6 +187,14 @@ def read_server_identity(directory: str) -> ServerIdentity | None:
     return ServerIdentity(stored.name, stored.issued, stored.expires, **files)
 
 
+def _digest(*paths: str) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            digest.update(file.read())
+    return digest.hexdigest()
+
+
 def set_damaged_aside(directory: str) -> None:
     """Rename the daemon's certificate and key where they are of no use, to be made again.
 
@@ -203,9 +211,7 @@ def set_damaged_aside(directory: str) -> None:
     try:
         with open(f"{directory}/server.json", "rb") as file:
             digest = msgspec.json.decode(file.read(4096), type=_Stored).digest
-        with open(server.certificate, "rb") as file:
-            good = digest in ("", hashlib.sha256(file.read()).hexdigest())
-        if good:
+        if digest in ("", _digest(server.certificate, server.key)):
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(server.certificate, server.key, password=lambda: b"")
             return
@@ -311,10 +317,9 @@ def _issue_server(
     certificate = sign_server(ca_key, ca, key.public_key(), name, now)
     issued = certificate.not_valid_before_utc.timestamp()
     expires = certificate.not_valid_after_utc.timestamp()
-    pem = certificate.public_bytes(Encoding.PEM)
-    write_atomic(files["certificate"], pem)
+    write_atomic(files["certificate"], certificate.public_bytes(Encoding.PEM))
     # last, because it is what says that the others are there
-    stored = _Stored(name, issued, expires, hashlib.sha256(pem).hexdigest())
+    stored = _Stored(name, issued, expires, _digest(files["certificate"], files["key"]))
     write_atomic(f"{directory}/server.json", msgspec.json.encode(stored))
     return ServerIdentity(name, issued, expires, **files)
 
