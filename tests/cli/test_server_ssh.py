@@ -35,12 +35,7 @@ def server(
     homes = {"PSYNC_SERVER_HOME": str(home / "server"), "HOME": str(home)}
     return subprocess.run(
         [sys.executable, "-P", "-m", "psync.cli.server", *words],
-        env={
-            **os.environ,
-            "PSYNC_SERVER_HOME": str(home / "server"),
-            "HOME": str(home),
-            **(env or {}),
-        },
+        env={**os.environ, **homes, **(env or {})},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=50,

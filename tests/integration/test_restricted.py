@@ -12,11 +12,14 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.support.field import Field, lines
+
+from psync.daemon.access import AccessList
 
 ONLY = b"psync-server: this key may only sync into psync's mirrors and reach psync-server: "
 RSYNC = "rsync --server -slOtprRze.iLsfxCIvu"
@@ -34,6 +37,7 @@ class RestrictedField(Field):
         read.rename(self.keys)
         read.symlink_to(self.keys)
         self.users_key = self.keys.read_bytes()
+        self._shared: list[str] = []
 
     def __enter__(self) -> RestrictedField:
         super().__enter__()
@@ -80,9 +84,24 @@ class RestrictedField(Field):
             *options,
         ]
 
+    @contextmanager
+    def logged_in(self) -> Iterator[None]:
+        """Let the thief log in once: each session of the connection has its own forced command."""
+        control = ["-S", f"{self.directory}/run/thief"]
+        master = self.thief(*control, "-f", "-N", "-M", "127.0.0.1")
+        subprocess.run(
+            master, check=True, timeout=30, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        self._shared = control
+        yield
+        self._shared = []
+        leave = self.thief(*control, "-O", "exit", "127.0.0.1")
+        subprocess.run(leave, timeout=30, stderr=subprocess.DEVNULL)
+
     def attack(self, *words: str, input: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         """Run ssh as the thief: options first, then what to do over there."""
-        command = [*self.thief(), *words]
+        shared = [] if words[0].startswith("-") else self._shared
+        command = [*self.thief(*shared), *words]
         return subprocess.run(command, input=input, capture_output=True, timeout=30)
 
     def transfer(
@@ -94,7 +113,8 @@ class RestrictedField(Field):
         (loot / "evil").write_text("evil\n")
         words = ["rsync", "-rptR", "--modify-window=-1", "--partial-dir=.psync-partial", "-z"]
         words += ["--delay-updates", "--timeout=20", "--links", "--safe-links", "-s"]
-        words += ["-e", shell or shlex.join(self.thief()), f"--rsync-path={rsync}", *options]
+        shell = shell or shlex.join(self.thief(*self._shared))
+        words += ["-e", shell, f"--rsync-path={rsync}", *options]
         return subprocess.run(
             [*words, ".", f"127.0.0.1:{target}/"],
             cwd=loot,
@@ -111,7 +131,8 @@ def shut() -> Iterator[RestrictedField]:
         field.restrict()
         field.script("x", "echo one\n")
         assert field.psync("run", "./x").stdout == b"one\n"
-        yield field
+        with field.logged_in():
+            yield field
 
 
 @pytest.fixture
@@ -159,10 +180,14 @@ def test_a_daemon_that_does_not_run_is_started(shut: RestrictedField) -> None:
     assert (done.stdout, done.stderr, done.returncode) == (b"there\n", b"", 0)
 
 
-def test_without_a_shared_connection_the_key_is_still_the_only_one(shut: RestrictedField) -> None:
-    assert shut.sshd is not None
-    shut.sshd.cut()
-    done = shut.psync("run", "echo", "there")
+def test_without_a_shared_connection_the_key_is_still_the_only_one(
+    open_: RestrictedField,
+) -> None:
+    open_.restrict()
+    assert open_.psync("run", "echo", "there").returncode == 0
+    assert open_.sshd is not None
+    open_.sshd.cut()
+    done = open_.psync("run", "echo", "there")
     assert (done.stdout, done.stderr, done.returncode) == (b"there\n", b"", 0)
 
 
@@ -317,7 +342,7 @@ def test_a_client_that_may_only_look_writes_nothing(open_: RestrictedField) -> N
     field.restrict()
     field.script("x", "echo one\n")
     assert field.psync("run", "./x").returncode == 0
-    assert field.server("limit", os.uname().nodename, "--view").returncode == 0
+    AccessList(f"{field.server_home}/data/clients.json").limit(os.uname().nodename, role="view")
     done = field.transfer(tree(field))
     assert b"may not write to the project" in done.stderr
     assert not (tree(field) / "evil").exists()

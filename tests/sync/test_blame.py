@@ -196,3 +196,12 @@ def test_whatever_is_said_gives_a_harmless_message(
     assert error.message.isprintable()
     assert error.hint.isprintable()
     assert ssh_error(said, "laptop").message.isprintable()
+
+
+def test_a_refusal_of_psync_server_is_told_in_its_words() -> None:
+    said = b"psync-server: this key may only sync: its client is revoked\nrsync error: x (code 126)"
+    error = blame(126, said)
+    assert error.message == (
+        "psync-server on laptop refuses to take the files: its client is revoked"
+    )
+    assert "--restrict-ssh" in error.hint
