@@ -30,14 +30,13 @@ async def test_a_run_nobody_knows(shared: Home) -> None:
 
 async def test_a_channel_that_is_in_use(shared: Home) -> None:
     async with shared.client() as good, shared.client() as bad:
-        run_id = await good.start(*shell("read x; exit 5")).running()
+        run = good.start(*shell("read x; exit 5"))
+        run_id = await run.running()
         await bad.attach(run_id).running()
         bad.link.send(m.Attach(channel=1, run=run_id, offset=0))
         error = await bad.expect_closed()
         assert error is not None
         assert (error.code, error.message) == ("protocol", "channel 1 is in use")
-        run = good.attach(run_id)
-        await run.running()
         run.send(b"\n")
         assert (await run.ended()).status.code == 5
 
@@ -72,15 +71,16 @@ async def test_a_channel_is_free_again_after_its_ending(shared: Home) -> None:
 
 async def test_attachments_of_one_connection_are_limited(shared: Home) -> None:
     async with shared.client() as client:
-        run_id = await client.start(*shell("read x")).running()
+        run = client.start(*shell("read x"))
+        run_id = await run.running()
         for _ in range(MAX_CHANNELS - 1):
             last = client.attach(run_id)
         await last.running()
         assert str(MAX_CHANNELS) in (await client.attach(run_id).refused()).message
-        client.link.send(m.Detach(channel=1))
+        client.link.send(m.Detach(channel=last.channel))
         assert await client.attach(run_id).running() == run_id
-        last.send(b"\n")
-        assert (await last.ended()).status.code == 0
+        run.send(b"\n")
+        assert (await run.ended()).status.code == 0
 
 
 async def test_signals_by_name(shared: Home) -> None:

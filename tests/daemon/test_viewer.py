@@ -8,6 +8,7 @@ import pytest
 from tests.support.daemon import Home, python, shell
 from tests.support.waiting import wait_until
 
+from psync.daemon.pace import FIRST
 from psync.errors import ProtocolError
 from psync.protocol import messages as m
 from psync.supervisor.log import LogReader, output_name
@@ -37,11 +38,9 @@ async def test_a_window_is_never_exceeded_and_a_slow_viewer_only_slows_itself(
     shared: Home,
 ) -> None:
     async with shared.client() as slow, shared.client() as fast:
-        run_id = await slow.start(*shell("read x; exec cat")).running()
-        lazy = slow.attach(run_id, acks=False)
-        eager = fast.attach(run_id)
+        eager = fast.start(*shell("read x; exec cat"))
+        lazy = slow.attach(await eager.running(), acks=False)
         await lazy.running()
-        await eager.running()
         eager.send(b"go\n")
         size = LOTS + 3
         data = bytes(range(256)) * (m.WINDOW_STDIN // 256)
@@ -54,7 +53,7 @@ async def test_a_window_is_never_exceeded_and_a_slow_viewer_only_slows_itself(
             sent += len(piece)
         fast.link.send(m.StdinEnd(eager.channel, sent))
         assert (await eager.ended()).end == LOTS == len(eager.output)
-        await slow.wait(lambda: lazy.end == m.WINDOW_OUTPUT)
+        await slow.wait(lambda: lazy.end == FIRST)
         assert not lazy.has(m.Exited)
         # it goes on as soon as the slow one has written out what it has
         lazy._acks = True
@@ -75,15 +74,14 @@ async def test_what_a_slow_viewer_does_not_take_costs_the_daemon_no_memory(home:
     async with home.client() as client:
         first = client.start(*lots())
         await first.ended()  # what TLS and the log's reader need is there now
-        run_id = await client.start(*shell("read x; head -c 200000000 /dev/zero")).running()
+        watched = client.start(*shell("read x; head -c 200000000 /dev/zero"))
+        run_id = await watched.running()
         for _ in range(8):
             await client.attach(run_id, acks=False).running()
         before = resident()
-        watched = client.attach(run_id)
-        await watched.running()
         watched.send(b"\n")
         await watched.ended()
-        # eight windows of 4 MiB, the sum of what they did not take is 1.6 GB
+        # eight windows, the sum of what they did not take is 1.6 GB
         assert resident() - before < 64 * 1024 * 1024
 
 
@@ -114,8 +112,8 @@ async def test_an_offset_beyond_the_output_is_refused_and_the_run_goes_on(shared
 
 async def test_acknowledging_what_never_came_ends_that_connection_only(shared: Home) -> None:
     async with shared.client() as bad, shared.client() as good:
-        run_id = await bad.start(*shell("echo x; read y; echo $y")).running()
-        run = good.attach(run_id)
+        run = good.start(*shell("echo x; read y; echo $y"))
+        await bad.attach(await run.running()).running()
         await run.shows(b"x\n")
         bad.link.send(m.Ack(1, 3))
         error = await bad.expect_closed()

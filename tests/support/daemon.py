@@ -229,10 +229,20 @@ class Client:
         self.link.send(m.Start(channel=attachment.channel, request_id=request, spec=what))
         return attachment
 
-    def attach(self, run: str, offset: int = 0, *, acks: bool = True) -> Attachment:
-        """Attach to a run on a new channel."""
+    def attach(
+        self, run: str, offset: int = 0, *, acks: bool = True, viewer: str = "", **options: bool
+    ) -> Attachment:
+        """Attach to a run on a new channel, as a new viewer unless one is given."""
         attachment = self._attachment(offset, acks)
-        self.link.send(m.Attach(channel=attachment.channel, run=run, offset=offset))
+        self.link.send(
+            m.Attach(
+                channel=attachment.channel,
+                run=run,
+                offset=offset,
+                viewer=viewer or secrets.token_hex(16),
+                **options,
+            )
+        )
         return attachment
 
     async def wait(self, what: Callable[[], object]) -> None:

@@ -1,19 +1,27 @@
-"""What the daemon does for one connected client: requests in, answers and output out."""
+"""What the daemon does for one connected client: runs are started and attached to, output goes out.
+
+A client that only looks at a run (``Attach.read_only``) changes nothing about it: its stdin,
+signals, and requests to stop the run or to close its output are ignored. They are no breach, and
+nothing that deserves an answer, since psync sends none of them from there.
+"""
 
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+
+import msgspec
 
 from psync.daemon.access import ClientRecord
 from psync.daemon.guard import Guard
+from psync.daemon.listing import no_such_run
 from psync.daemon.projects import Projects
+from psync.daemon.requests import LONGEST_MESSAGE, Renew, Requests
 from psync.daemon.run import Run
 from psync.daemon.runs import Runs
 from psync.daemon.viewer import Viewer
-from psync.errors import ProtocolError, PsyncError
+from psync.errors import ProtocolError, PsyncError, Refused
 from psync.model import Stream
 from psync.protocol import messages as m
 from psync.text import printable
@@ -24,11 +32,21 @@ logger = logging.getLogger("psync.clients")
 MAX_CHANNELS = 256
 """Attachments one connection may have at a time."""
 
-LONGEST_MESSAGE = 4000
-"""Characters of an error's message that a client is told."""
-
 LOGGED = 200
 """Characters of a client's words that go into the log."""
+
+
+class _Attachment(msgspec.Struct, eq=False):
+    """A run that the client looks at."""
+
+    run: Run
+    viewer: Viewer
+    project: str | None
+    stopped: str = ""  # how the client wanted it stopped last
+
+    @property
+    def acts(self) -> bool:
+        return not self.viewer.read_only
 
 
 class ClientConnection:
@@ -40,7 +58,7 @@ class ClientConnection:
         projects: where mirrors are.
         runs: the registry of runs.
         guard: what it may do; replaced when that changes.
-        renew: makes a new certificate from a request (PEM); returns it and when it ends.
+        renew: makes a new certificate.
     """
 
     def __init__(
@@ -49,42 +67,57 @@ class ClientConnection:
         client: ClientRecord,
         projects: Projects,
         runs: Runs,
-        guard: Guard | None = None,
-        renew: Callable[[bytes], Awaitable[tuple[bytes, float]]] | None = None,
+        guard: Guard,
+        renew: Renew,
     ) -> None:
         self.link = link
         self.client = client
-        self.guard = guard
-        self._renew = renew
         self.since = time.time()
+        self._guard = guard
         self._projects = projects
         self._runs = runs
-        self._attachments: dict[int, tuple[Run, Viewer]] = {}
+        self._requests = Requests(link, client.client_id, projects, runs, renew)
+        self._attachments: dict[int, _Attachment] = {}
         link.on_message = self._on_message
         link.on_writable = self._on_writable
 
     def closed(self) -> None:
         """Leave every run; they go on under their disconnect policy."""
+        self._requests.close()
         for channel in list(self._attachments):
-            self._leave(channel)
+            self._leave(channel, lost=True)
+
+    @property
+    def guard(self) -> Guard:
+        """What the client may do. Setting it ends the attachments that it may not have any more."""
+        return self._guard
+
+    @guard.setter
+    def guard(self, guard: Guard) -> None:
+        self._guard = guard
+        for channel, attachment in list(self._attachments.items()):
+            if not guard.check_see(attachment.project):
+                self._over(channel, no_such_run(attachment.run.id))
+            elif attachment.acts and not guard.may_act(attachment.project):
+                self._over(channel, Refused("this client may only look at this run from now on"))
 
     # -- messages ----------------------------------------------------------------------
 
     def _on_message(self, message: m.Message) -> None:
         match message:
             case m.Data():
-                self._stdin(message)
+                if attachment := self._attachments.get(message.channel):
+                    attachment.run.write_stdin(attachment.viewer, message.offset, message.data)
             case m.Ack():
                 if attachment := self._attachments.get(message.channel):
-                    run, viewer = attachment
-                    viewer.ack(message.offset)
-                    run.acknowledged()
+                    attachment.viewer.ack(message.offset)
+                    attachment.run.acknowledged()
             case m.Start():
                 self._answer(message.channel, lambda: self._start(message))
             case m.Attach():
                 self._answer(message.channel, lambda: self._attach(message))
-            case m.OpenProject():
-                self._open_project(message)
+            case m.OpenProject() | m.ListRuns() | m.Locate() | m.RenewCertificate():
+                self._requests.on_request(message, self._guard)
             case _:
                 self._control(message)
 
@@ -93,44 +126,40 @@ class ClientConnection:
         attachment = self._attachments.get(getattr(message, "channel", 0))
         if attachment is None:
             return
-        run, _viewer = attachment
-        match message:
-            case m.Signal():
-                run.signal(message.name)
-            case m.Stop():
-                run.kill() if message.kill else run.terminate()
-            case m.StdinEnd():
-                run.end_stdin(message.offset)
-            case m.CloseOutput():
-                if message.stream is Stream.STDIN:
-                    raise ProtocolError("stdin is ended with StdinEnd")
-                run.close_output(message.stream)
-            case m.Detach():
-                self._leave(message.channel)
+        run = attachment.run
+        if isinstance(message, m.Detach):
+            self._leave(message.channel)
+        elif isinstance(message, m.StdinEnd):
+            run.end_stdin(attachment.viewer, message.offset)
+        elif attachment.acts:
+            match message:
+                case m.Signal():
+                    run.signal(message.name)
+                case m.Stop():
+                    self._stop(attachment, message)
+                case m.CloseOutput():
+                    if message.stream is Stream.STDIN:
+                        raise ProtocolError("stdin is ended with StdinEnd")
+                    run.close_output(message.stream)
 
-    def _stdin(self, message: m.Data) -> None:
-        if attachment := self._attachments.get(message.channel):
-            attachment[0].write_stdin(message.offset, message.data)
-
-    def _open_project(self, message: m.OpenProject) -> None:
-        try:
-            path = self._projects.open(
-                message.project,
-                client=self.client.client_id,
-                source=message.source,
-                host=message.host,
-            )
-        except PsyncError as error:
-            self.link.send(
-                m.RequestRefused(
-                    request=message.request,
-                    code=error.code,
-                    message=error.message[:LONGEST_MESSAGE],
-                    hint=error.hint,
-                )
-            )
+    def _stop(self, attachment: _Attachment, message: m.Stop) -> None:
+        run = attachment.run
+        if message.signal is not None:
+            how = message.signal
+            try:
+                run.stop_by(message.signal, message.grace)
+            except Refused as error:
+                self._over(message.channel, error)
+                return
+        elif message.kill:
+            how = "killed"
+            run.kill()
         else:
-            self.link.send(m.ProjectOpened(request=message.request, path=os.fsencode(path)))
+            how = "terminated"
+            run.terminate()
+        if how != attachment.stopped:
+            attachment.stopped = how
+            self._guard.stopped(run.id, how)
 
     # -- attachments -------------------------------------------------------------------
 
@@ -146,9 +175,15 @@ class ClientConnection:
 
     def _start(self, message: m.Start) -> None:
         spec = message.spec
+        client = self.client.client_id
+        again = self._runs.asked(client, message.request_id)
+        if again:
+            self._guard.check_act(spec.project)
+        else:
+            self._guard.check_start(spec, len(self._runs.active(client)))
         executable = cwd = None
         if spec.project is not None:
-            directory = self._projects.check(spec.project, client=self.client.client_id)
+            directory = self._projects.check(spec.project, client=client)
             if spec.program is not None:
                 executable = self._projects.resolve(directory, spec.program)
             if spec.cwd is not None:
@@ -156,21 +191,63 @@ class ClientConnection:
         elif spec.program is not None or spec.cwd is not None:
             raise ProtocolError("a program or cwd in a mirror needs a project")
         run = self._runs.start(
-            message.request_id, self.client.client_id, spec, executable=executable, cwd=cwd
+            message.request_id,
+            client,
+            spec,
+            executable=executable,
+            cwd=cwd,
+            client_name=self.client.name,
         )
-        command = printable(spec.argv[0])[:LOGGED]
-        logger.info("run %s of %s: %s", run.id, printable(self.client.name), command)
-        self._join(message.channel, run, offset=0)
+        if not again:
+            command = printable(spec.argv[0])[:LOGGED]
+            logger.info("run %s of %s: %s", run.id, printable(self.client.name), command)
+            self._guard.started(run.id, spec)
+        self._join(message.channel, run, spec.project, viewer=message.request_id)
 
     def _attach(self, message: m.Attach) -> None:
-        self._join(message.channel, self._runs.find(message.run), offset=message.offset)
-
-    def _join(self, channel: int, run: Run, *, offset: int) -> None:
-        viewer = Viewer(
-            self.link, channel, run.directory, offset, lambda error: self._over(channel, error)
+        run = self._runs.find(message.run)
+        project = self._runs.project(message.run)
+        if not self._guard.check_see(project):
+            raise no_such_run(message.run)
+        if not message.read_only:
+            self._guard.check_act(project)
+        self._join(
+            message.channel,
+            run,
+            project,
+            viewer=message.viewer,
+            offset=message.offset,
+            read_only=message.read_only,
+            times=message.times,
         )
-        self._attachments[channel] = (run, viewer)
-        run.join(viewer)
+        self._guard.attached(run.id, "read only" if message.read_only else "")
+
+    def _join(
+        self,
+        channel: int,
+        run: Run,
+        project: str | None,
+        *,
+        viewer: str | None,
+        offset: int = 0,
+        read_only: bool = False,
+        times: bool = False,
+    ) -> None:
+        who, lasting = run.stdin.who(self.client.client_id, viewer)
+        attached = Viewer(
+            self.link,
+            channel,
+            run.directory,
+            offset,
+            lambda error: self._over(channel, error),
+            who=who,
+            lasting=lasting,
+            name=self.client.name,
+            read_only=read_only,
+            times=times,
+        )
+        self._attachments[channel] = _Attachment(run, attached, project)
+        run.join(attached)
 
     def _over(self, channel: int, error: PsyncError | None) -> None:
         """Everything was said on this channel, or it cannot be said."""
@@ -186,10 +263,10 @@ class ClientConnection:
             m.Refused(channel=channel, code=error.code, message=message, hint=error.hint)
         )
 
-    def _leave(self, channel: int) -> None:
-        run, viewer = self._attachments.pop(channel)
-        run.leave(viewer)
+    def _leave(self, channel: int, *, lost: bool = False) -> None:
+        attachment = self._attachments.pop(channel)
+        attachment.run.leave(attachment.viewer, lost=lost)
 
     def _on_writable(self) -> None:
-        for _run, viewer in list(self._attachments.values()):
-            viewer.pump()
+        for attachment in list(self._attachments.values()):
+            attachment.viewer.pump()

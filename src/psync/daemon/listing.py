@@ -15,9 +15,11 @@ from psync.daemon.ending import Ending, log_extent
 from psync.daemon.retention import Age
 from psync.daemon.run import Run
 from psync.daemon.rundir import Ticket
+from psync.errors import Refused
 from psync.model import RunInfo, RunState
 from psync.protocol.requests import PAGE_RUNS
 from psync.supervisor import record
+from psync.text import printable
 
 COMMAND = 2048
 """Bytes of a command that are told, all its words together."""
@@ -112,6 +114,11 @@ class Entry:
         return msgspec.structs.replace(
             self._fixed, state=run.state, viewers=run.viewers, output=end, oldest=oldest
         )
+
+
+def no_such_run(run_id: str) -> Refused:
+    """Return what is said of a run that is not there, or not for this client."""
+    return Refused(f"there is no run {printable(run_id)} on this daemon")
 
 
 def select(

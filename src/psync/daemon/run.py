@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable
 from typing import Protocol
 
 from psync.daemon.ending import Ending, read_ending
+from psync.daemon.holders import Who
+from psync.daemon.stdin import Stdin
 from psync.daemon.supervised import SupervisorLink
-from psync.daemon.viewer import LEAD, Viewer
-from psync.errors import ConnectionLost, ProtocolError, PsyncError
+from psync.daemon.viewer import Viewer
+from psync.errors import ConnectionLost, PsyncError, Refused
 from psync.model import RunState, Stream
 from psync.protocol import messages as m
-from psync.protocol.flow import Inbound
 from psync.supervisor import wire
 
 logger = logging.getLogger("psync.run")
@@ -25,6 +25,9 @@ logger = logging.getLogger("psync.run")
 FLOOR_STEP = 1024 * 1024
 """Bytes that must have been acknowledged before the supervisor is told again. It recycles the log
 in segments of 16 MiB, so finer news would only cost wake-ups."""
+
+LONGEST_GRACE = (2**32 - 1) / 1000
+"""Seconds between the steps of stopping that can be told to a supervisor: seven weeks."""
 
 STOP_GRACE = 10.0
 """Seconds between asking a run to stop and terminating its whole tree."""
@@ -50,13 +53,16 @@ class Run:
         run_id: its ID.
         directory: absolute path of its directory.
         owner: who is told what becomes of it.
-        adopted: another daemon started it.
+        starter: the attachment that started it, where that was with an earlier daemon.
 
     Attributes:
         state: where it is in its life.
+        stdin: its stdin, and whose that is.
     """
 
-    def __init__(self, run_id: str, directory: str, owner: Owner, *, adopted: bool = False) -> None:
+    def __init__(
+        self, run_id: str, directory: str, owner: Owner, starter: Who | None = None
+    ) -> None:
         self.id = run_id
         self.directory = directory
         self.state = RunState.STARTING
@@ -64,16 +70,15 @@ class Run:
         self._supervisor = SupervisorLink()
         # Whether a supervisor has said hello, ever; before that there is nothing to tell viewers.
         self._met = False
-        # Whether it was spoken to, by an earlier daemon or over a connection that is closed now: how
-        # much of stdin it has is not known then.
-        self._estranged = adopted
+        # Whether it was spoken to by an earlier daemon, or over a connection that is closed: then
+        # nobody knows how much of stdin it has.
+        self._estranged = starter is not None
         self._viewers: dict[Viewer, None] = {}  # in the order in which they came
         self._ending: Ending | None = None
-        self._stdin = Inbound()
-        self._stdin_taken = 0
-        self._stdin_closed = False
+        self.stdin = Stdin(directory, self._tell, starter)
+        self._stale: set[Viewer] = set()  # their clients have come back on another connection
         self._floor = 0
-        self._first: int | None = None  # how far the first viewer is, as the supervisor knows it
+        self._lead: int | None = None  # how far the program may write, as the supervisor knows it
 
     # -- life --------------------------------------------------------------------------
 
@@ -137,16 +142,21 @@ class Run:
     def join(self, viewer: Viewer) -> None:
         """Attach a viewer; it fails instead of showing output if the run cannot start."""
         self._viewers[viewer] = None
+        before = self.stdin.join(viewer)
+        if before is not None and before.link is not viewer.link:
+            self._stale.add(before)
         self._tell_viewers()
         if self._met or self.state.final:
             self._welcome(viewer)
 
-    def leave(self, viewer: Viewer) -> None:
-        """Detach a viewer and close it."""
+    def leave(self, viewer: Viewer, *, lost: bool = False) -> None:
+        """Detach a viewer and close it; ``lost`` says that its client did not mean to."""
         viewer.close()
         if viewer not in self._viewers:
             return
         del self._viewers[viewer]
+        self._stale.discard(viewer)
+        self.stdin.leave(viewer, lost=lost)
         self._tell_viewers()
         if self._viewers:
             self.acknowledged()  # it may have been the slowest, and the run waiting for it
@@ -155,35 +165,47 @@ class Run:
 
     def acknowledged(self) -> None:
         """Some viewer's client has written output out: tell the supervisor what may go, or come."""
-        floor = min((viewer.acked for viewer in self._viewers), default=self._floor)
+        active = self._active()
+        floor = min((viewer.acked for viewer in active), default=self._floor)
         if floor - self._floor >= FLOOR_STEP:
             self._floor = floor
-            self._supervisor.send(wire.Floor(floor).encode())
-        first = max((viewer.acked for viewer in self._viewers if viewer.caught_up), default=-1)
-        if first >= 0 and (self._first is None or first - self._first >= FLOOR_STEP):
-            self._first = first
-            self._supervisor.send(wire.Lead(first + LEAD).encode())
+            self._tell(wire.Floor(floor))
+        first = max((v for v in active if v.caught_up), key=lambda v: v.acked, default=None)
+        if first is not None:
+            lead = first.acked + first.lead
+            if self._lead is None or abs(lead - self._lead) >= min(FLOOR_STEP, first.lead // 4):
+                self._lead = lead
+                self._tell(wire.Lead(lead))
+
+    def _active(self) -> list[Viewer]:
+        """Those that the run waits for and lives for."""
+        return [v for v in self._viewers if not v.read_only and v not in self._stale]
 
     def _tell_viewers(self) -> None:
-        self._supervisor.send(wire.Viewers(len(self._viewers)).encode())
-        if not self._viewers:
-            self._first = None  # the supervisor forgets it too
+        count = len(self._active())
+        self._tell(wire.Viewers(count))
+        if not count:
+            self._lead = None  # the supervisor forgets it too
 
     def _welcome(self, viewer: Viewer) -> None:
         viewer.begin()
         if viewer.done:
             return  # there is nothing it could show
         self.acknowledged()
+        offset, holder = self.stdin.welcome(viewer)
         try:
             viewer.link.send(
                 m.Attached(
                     channel=viewer.channel,
                     run=self.id,
                     state=self.state,
-                    stdin=self._stdin_taken,
+                    stdin=offset,
+                    # what version 0.1.0 does not know it would end the connection for
+                    end=viewer.end_of_log if viewer.shares else 0,
+                    holder=holder,
                 )
             )
-            if self._stdin_closed:
+            if self.stdin.closed_for(viewer):
                 viewer.link.send(m.StdinClosed(channel=viewer.channel))
         except ConnectionLost:
             return
@@ -194,35 +216,28 @@ class Run:
 
     # -- what clients ask for ----------------------------------------------------------
 
-    def write_stdin(self, offset: int, data: bytes) -> None:
-        """Hand stdin on.
+    def write_stdin(self, viewer: Viewer, offset: int, data: bytes) -> None:
+        """Hand stdin on; that of a viewer that does not hold it is ignored.
 
         Raises:
             ProtocolError: more than the window allows is on its way, or bytes before are missing.
         """
-        if self._estranged or self.state.final:
-            return  # the client sends it again once it is told where to begin
-        if offset + len(data) > self._stdin_taken + m.WINDOW_STDIN:
-            raise ProtocolError("more stdin than the window allows")
-        news = self._stdin.accept(offset, data)
-        if news:
-            self._supervisor.send(wire.Stdin(self._stdin.offset - len(news), news).encode())
+        if not self._estranged and not self.state.final:
+            self.stdin.write(viewer, offset, data)
+        # else the client sends it again once it is told where to begin
 
-    def end_stdin(self, offset: int) -> None:
-        """Stdin ends at ``offset``.
+    def end_stdin(self, viewer: Viewer, offset: int) -> None:
+        """Stdin ends at ``offset``; what a viewer says that does not hold it is ignored.
 
         Raises:
             ProtocolError: that is not where its bytes end.
         """
-        if self._estranged or self.state.final:
-            return
-        if offset != self._stdin.offset:
-            raise ProtocolError(f"stdin ends at {offset}, and came up to {self._stdin.offset}")
-        self._supervisor.send(wire.StdinEof(offset).encode())
+        if not self._estranged and not self.state.final:
+            self.stdin.end(viewer, offset)
 
     def close_output(self, stream: Stream) -> None:
         """Nobody reads this stream any more."""
-        self._supervisor.send(wire.CloseOutput(int(stream)).encode())
+        self._tell(wire.CloseOutput(int(stream)))
 
     def signal(self, name: str) -> None:
         """Send a signal to the program's process group; one this host does not know is ignored.
@@ -234,7 +249,7 @@ class Run:
         if number is None:
             logger.warning("run %s: there is no signal %s on this host", self.id, name)
         else:
-            self._supervisor.send(wire.Signal(number).encode())
+            self._tell(wire.Signal(number))
 
     def terminate(self) -> None:
         """Send SIGTERM to every process of the run."""
@@ -247,11 +262,25 @@ class Run:
     def stop(self, signum: int, grace: float = STOP_GRACE) -> None:
         """Let the supervisor climb down the ladder: ``signum``, after ``grace`` seconds SIGTERM to
         the tree, then SIGKILL."""
-        self._stopping(wire.Stop(signum, int(grace * 1000)))
+        self._stopping(wire.Stop(signum, int(min(grace, LONGEST_GRACE) * 1000)))
+
+    def stop_by(self, name: str, grace: float) -> None:
+        """The same with a signal's name.
+
+        Raises:
+            Refused: there is no such signal on this host.
+        """
+        number = _number_of(name)
+        if number is None:
+            raise Refused(f"there is no signal {name} on the daemon host", hint="try SIGTERM")
+        self.stop(number, grace)
 
     def _stopping(self, frame: wire.Frame) -> None:
         if self.state in (RunState.STARTING, RunState.RUNNING):
             self.state = RunState.STOPPING
+        self._tell(frame)
+
+    def _tell(self, frame: wire.Frame) -> None:
         self._supervisor.send(frame.encode())
 
     # -- what the supervisor says ------------------------------------------------------
@@ -262,11 +291,9 @@ class Run:
                 for viewer in list(self._viewers):
                     viewer.pump()
             case wire.StdinTaken():
-                self._stdin_taken = frame.offset
-                self._send_all(lambda viewer: m.Ack(viewer.channel, frame.offset))
+                self.stdin.on_taken(frame)
             case wire.StdinClosed():
-                self._stdin_closed = True
-                self._send_all(lambda viewer: m.StdinClosed(channel=viewer.channel))
+                self.stdin.on_closed()
             case wire.Hello():
                 self._on_hello(frame)
             case wire.Exited():
@@ -276,10 +303,7 @@ class Run:
                     pass  # the connection ends next, and its end is the owner's to deal with
 
     def _on_hello(self, frame: wire.Hello) -> None:
-        self._stdin_taken = frame.stdin_taken
-        if self._estranged or frame.stdin_taken > self._stdin.offset:
-            self._stdin = Inbound(frame.stdin_taken)
-        self._stdin_closed = bool(frame.flags & wire.Hello.STDIN_CLOSED)
+        self.stdin.on_hello(frame, estranged=self._estranged and self._met)
         stopping = frame.flags & wire.Hello.STOPPING or self.state is RunState.STOPPING
         self.state = RunState.STOPPING if stopping else RunState.RUNNING
         self._met, self._estranged = True, False
@@ -292,13 +316,6 @@ class Run:
         self._supervisor = SupervisorLink()
         self._estranged = self._estranged or self._met
         self._owner.on_gone(self)
-
-    def _send_all(self, message: Callable[[Viewer], m.Message]) -> None:
-        for viewer in list(self._viewers):
-            try:
-                viewer.link.send(message(viewer))
-            except ConnectionLost:
-                continue  # its connection tells its owner, who detaches it
 
 
 def _number_of(name: str) -> int | None:

@@ -15,8 +15,9 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 
+from psync.daemon.holders import Who
 from psync.daemon.launcher import Launcher, LaunchError
-from psync.daemon.listing import Entry, page, select
+from psync.daemon.listing import Entry, no_such_run, page, select
 from psync.daemon.retention import Age, Now, Retention, size_on_disk, surplus
 from psync.daemon.run import Run
 from psync.daemon.rundir import (
@@ -166,9 +167,14 @@ class Runs:
         """
         return self._entry(run_id).project
 
-    def active(self) -> list[Run]:
-        """Return the runs that have not ended."""
-        return list(self._active.values())
+    def active(self, client: str | None = None) -> list[Run]:
+        """Return the runs that have not ended, those of one client or all."""
+        runs = self._active.values()
+        return [r for r in runs if client in (None, self._entries[r.id].client)]
+
+    def asked(self, client: str, request: str) -> bool:
+        """Whether ``start`` was called with this request before."""
+        return (client, request) in self._requests
 
     def listing(
         self, match: str, active: bool, before: str | None, visible: Callable[[str | None], bool]
@@ -255,7 +261,8 @@ class Runs:
             elif (origin := inspect(name, directory)) is not None:
                 found.append((origin.created, name, origin))
         for _, name, origin in sorted(found, key=lambda entry: entry[:2]):
-            run = Run(name, os.path.join(self._directory, name), self, adopted=True)
+            starter = Who(origin.client, origin.request)
+            run = Run(name, os.path.join(self._directory, name), self, starter)
             if never_began(run.directory, origin):
                 logger.warning("run %s was never begun; its client asks again", name)
                 self._remove(run)
@@ -365,7 +372,7 @@ class Runs:
     def _entry(self, run_id: str) -> Entry:
         entry = self._entries.get(run_id)
         if entry is None:
-            raise Refused(f"there is no run {printable(run_id)} on this daemon")
+            raise no_such_run(run_id)
         return entry
 
     def _add(self, run: Run, origin: Ticket) -> None:

@@ -26,10 +26,18 @@ class Tasks:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
-    async def close(self) -> None:
-        """Cancel every task and wait until all have ended."""
+    def __len__(self) -> int:
+        """How many have not ended."""
+        return len(self._tasks)
+
+    def cancel(self) -> None:
+        """Cancel every task; they end by themselves."""
         for task in self._tasks:
             task.cancel()
+
+    async def close(self) -> None:
+        """Cancel every task and wait until all have ended."""
+        self.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _ended(self, task: asyncio.Task[None]) -> None:

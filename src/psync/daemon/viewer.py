@@ -7,10 +7,14 @@ grew, the connection drained, the client acknowledged), all of which come to ``p
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 
 from psync.daemon.ending import Ending
+from psync.daemon.holders import Who
+from psync.daemon.pace import Pace
 from psync.errors import ConnectionLost, ProtocolError, PsyncError, Refused
 from psync.protocol import messages as m
 from psync.supervisor.log import Gap, LogDamaged, LogReader
@@ -20,11 +24,17 @@ PIECE = m.MAX_DATA - 64
 """Bytes of output in a message. With all its headers it fills four TLS records of 16 KiB; a full
 message would need a fifth one for the last few bytes."""
 
-LEAD = 8 * 1024 * 1024
-"""Bytes that a program may be ahead of the first of its viewers before it has to wait, as on a full
-pipe. Twice the window, so that it never keeps a connection from being busy; small enough that
-Ctrl-C is not followed by minutes of output that was written before it. Without a viewer, and until
-one has caught up, only the log's own limit counts."""
+SMALL_PIECE = 4096
+"""Bytes that are worth a message although there is more output than room for it."""
+
+CLOSE_BY = 8 * 1024 * 1024
+"""Bytes from the end within which a viewer counts as having caught up."""
+
+LEAD = 2
+"""Windows that a program may be ahead of the first of its viewers before it has to wait, as on a
+full pipe. Enough for the connection never to be idle; so little that Ctrl-C is not followed by
+minutes of output that was written before it. Without a viewer, and until one has caught up, only
+the log's own limit counts."""
 
 logger = logging.getLogger("psync.viewer")
 
@@ -39,11 +49,17 @@ class Viewer:
         offset: where to begin.
         on_over: called once when the viewer has nothing more to say: with None after the ending was
             sent, with an error when there will be none. Whoever is called closes the viewer.
+        who: which attachment this is, whatever its connection.
+        lasting: it can come back as the same on another connection.
+        name: the client's, for people.
+        read_only: the run neither waits for it nor lives for it. It is told what it missed.
+        times: tell it when output was written.
 
     Attributes:
         acked: everything below is written out by the client.
-        caught_up: it has been within ``LEAD`` of the end, so the program is to wait for it.
+        caught_up: it has been close to the end, so the program is to wait for it.
         done: ``on_over`` was called, or the viewer is closed.
+        shares: its client understands that stdin may be another's.
     """
 
     def __init__(
@@ -53,33 +69,60 @@ class Viewer:
         directory: str,
         offset: int,
         on_over: Callable[[PsyncError | None], None],
+        *,
+        who: Who,
+        lasting: bool = True,
+        name: str = "",
+        read_only: bool = False,
+        times: bool = False,
     ) -> None:
         self.link = link
         self.channel = channel
+        self.who = who
+        self.lasting = lasting
+        self.name = name
+        self.read_only = read_only
         self.acked = offset
         self.done = False
         self.caught_up = False
+        self.shares = "viewers" in link.peer.features
+        self._times = times
+        self._stamp: int | None = None  # the last one told
         self._directory = directory
         self._on_over = on_over
         self._reader: LogReader | None = None
         self._sent = offset
-        self._window = min(link.peer.limits.window, m.WINDOW_OUTPUT)
+        self._gaps: deque[tuple[int, int]] = deque()  # told, and not acknowledged: end, bytes
+        self._lost = 0  # bytes of all gaps ever told
+        self._lost_acked = 0  # of those that are acknowledged
+        self._clock = asyncio.get_running_loop().time
+        self._pace = Pace(min(link.peer.limits.window, m.WINDOW_OUTPUT), offset)
         self._piece = min(link.peer.limits.data, PIECE)
         self._ending: Ending | None = None
+
+    @property
+    def lead(self) -> int:
+        """How far the program may be ahead of ``acked``."""
+        return LEAD * self._pace.window
+
+    @property
+    def end_of_log(self) -> int:
+        """How long the output is now."""
+        return 0 if self._reader is None else self._reader.end
 
     def begin(self) -> None:
         """Open the log, which exists once the run has started; a run lost before that has none."""
         if self._reader is not None or self.done:
             return
         try:
-            self._reader = LogReader(self._directory)
+            self._reader = LogReader(self._directory, times=self._times)
         except FileNotFoundError:
             pass  # if there was output, its absence is noticed at the end
         except (OSError, LogDamaged) as error:
             self._unreadable(error)
             return
         end = self._reader.end if self._reader is not None else 0
-        self.caught_up = end - self._sent <= LEAD
+        self.caught_up = end - self._sent <= CLOSE_BY
         if self._sent > end:
             self.fail(Refused(f"the output of this run ends at {end}; there is no {self._sent}"))
 
@@ -115,8 +158,11 @@ class Viewer:
             raise ProtocolError(f"offset {offset} acknowledged, only {self._sent} sent")
         if offset > self.acked:
             self.acked = offset
+            while self._gaps and self._gaps[0][0] <= offset:
+                self._lost_acked += self._gaps.popleft()[1]
+            self._pace.acked(offset - self._lost_acked, self._clock())
             if not self.caught_up and self._reader is not None:
-                self.caught_up = self._reader.end - offset <= LEAD
+                self.caught_up = self._reader.end - offset <= CLOSE_BY
             self.pump()
 
     def close(self) -> None:
@@ -130,25 +176,30 @@ class Viewer:
 
     def _send_output(self) -> None:
         while self._reader is not None and self.link.writable:
-            room = self._window - (self._sent - self.acked)
-            if room <= 0:
+            available = self._reader.end - self._sent
+            if available <= 0:
+                self._pace.idle()
                 break
-            size = min(room, self._piece, self._reader.end - self._sent)
-            if size <= 0:
+            window = self._pace.window
+            room = window - (self._sent - self._lost) + (self.acked - self._lost_acked)
+            # A window of few messages would leave the link idle between them.
+            size = min(room, self._piece, max(SMALL_PIECE, window // 4), available)
+            if size < min(SMALL_PIECE, self._piece, window, available):
                 break
             buffer = bytearray(HEADROOM + size)
             try:
                 with memoryview(buffer) as view:
                     stream, count = self._reader.read_into(self._sent, view[HEADROOM:])
             except Gap as gap:
-                self.link.send(m.Gap(channel=self.channel, start=self._sent, end=gap.end))
-                self._sent = gap.end
-                self.acked = max(self.acked, gap.end)
+                self._tell_gap(gap.end)
                 continue
             if count < size:
                 del buffer[HEADROOM + count :]
+            if self._times and self._reader.stamp != self._stamp:
+                self._tell_time(self._reader.stamp)
             self.link.send_data(self.channel, stream, self._sent, buffer)
             self._sent += count
+            self._pace.sent(self._sent - self._lost, self._clock())
         ending = self._ending
         if ending is None:
             return
@@ -156,6 +207,19 @@ class Viewer:
             self._finish(ending)
         elif self._reader is None or self._reader.end < ending.end:
             raise LogDamaged(f"{self._directory}: the log is shorter than the exit record says")
+
+    def _tell_gap(self, end: int) -> None:
+        """Tell that what follows was recycled: only a client for which nobody waits is that slow,
+        or one that came late."""
+        self.link.send(m.Gap(channel=self.channel, start=self._sent, end=end))
+        # What was sent before it is still on its way, and counts until it is acknowledged.
+        self._gaps.append((end, end - self._sent))
+        self._lost += end - self._sent
+        self._sent = end
+
+    def _tell_time(self, stamp: int) -> None:
+        self._stamp = stamp
+        self.link.send(m.Times(channel=self.channel, stamps=((self._sent, stamp),)))
 
     def _finish(self, ending: Ending) -> None:
         self.link.send(
