@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from psync.transport.gate import REMEMBERED, Gate, GateLimits, Place, source_of
+from psync.transport.gate import (
+    OVERTAKING,
+    REMEMBERED,
+    Gate,
+    GateLimits,
+    Place,
+    Progress,
+    source_of,
+)
 
 
 class Clock:
@@ -25,10 +33,9 @@ class Crowd:
         self.places: list[Place] = []
         self.overtaken: list[int] = []
 
-    def enter(self, address: str, *, talks: bool = False) -> Place:
+    def enter(self, address: str, progress: Progress = Progress.SILENT) -> Place:
         number = len(self.places)
-        place = self.gate.enter(address, lambda: self.overtaken.append(number))
-        place.silent = not talks
+        place = self.gate.enter(address, lambda: progress, lambda: self.overtaken.append(number))
         self.places.append(place)
         return place
 
@@ -57,16 +64,37 @@ def test_the_oldest_of_all_makes_place() -> None:
     assert crowd.overtaken == [0]
 
 
-def test_who_is_silent_makes_place_before_who_talks() -> None:
-    crowd = Crowd(strangers=10, strangers_per_address=3)
-    crowd.enter("192.0.2.1", talks=True)
+def test_who_has_come_least_far_makes_place_first() -> None:
+    crowd = Crowd(strangers=10, strangers_per_address=4)
+    for progress in (
+        Progress.SECURED,
+        Progress.ASKED,
+        Progress.SILENT,
+        Progress.SILENT,
+        Progress.BEGUN,
+        Progress.ASKED,
+        Progress.ASKED,
+    ):
+        crowd.enter("192.0.2.1", progress)
+    assert crowd.overtaken == [2, 3, 4]
+    for _ in range(4):
+        crowd.enter("192.0.2.1", Progress.SECURED)
+    assert crowd.overtaken == [2, 3, 4, 1, 5, 6, 0]
+
+
+def test_places_are_not_lost_without_end() -> None:
+    """A burst is let through; who goes on knocking has to wait, and so keeps its place longer."""
+    crowd = Crowd(strangers=2, strangers_per_address=2)
+    for _ in range(2 + int(OVERTAKING) - 1):
+        crowd.enter("192.0.2.1")
+        assert crowd.gate.pause() == 0
+    for number in (1, 2, 3):
+        crowd.enter("192.0.2.1")
+        assert crowd.gate.pause() == pytest.approx(number / OVERTAKING)
+    crowd.clock.now += 3.1 / OVERTAKING
+    assert crowd.gate.pause() == 0
     crowd.enter("192.0.2.1")
-    crowd.enter("192.0.2.1")
-    crowd.enter("192.0.2.1", talks=True)
-    crowd.enter("192.0.2.1", talks=True)
-    assert crowd.overtaken == [1, 2]
-    crowd.enter("192.0.2.1", talks=True)
-    assert crowd.overtaken == [1, 2, 0]
+    assert crowd.gate.pause() > 0
 
 
 def test_who_leaves_frees_the_place() -> None:
@@ -79,13 +107,13 @@ def test_who_leaves_frees_the_place() -> None:
     assert crowd.gate.strangers == 1
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=60))
+@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(Progress)), max_size=60))
 def test_the_newcomer_always_gets_a_place_and_the_limits_hold(
-    arrivals: list[tuple[int, bool]],
+    arrivals: list[tuple[int, Progress]],
 ) -> None:
     crowd = Crowd(strangers=5, strangers_per_address=2, tolerated=1000)
-    for last, talks in arrivals:
-        crowd.enter(f"192.0.2.{last}", talks=talks)
+    for last, progress in arrivals:
+        crowd.enter(f"192.0.2.{last}", progress)
         assert crowd.gate.strangers <= 5
         assert len(crowd.places) - 1 not in crowd.overtaken
     present = [place for n, place in enumerate(crowd.places) if n not in crowd.overtaken]
@@ -179,7 +207,7 @@ def test_what_is_exempt_can_be_set() -> None:
 
 def test_who_is_overtaken_in_silence_has_failed() -> None:
     crowd = Crowd(strangers=10, strangers_per_address=1, tolerated=0)
-    crowd.enter("192.0.2.1", talks=True)
+    crowd.enter("192.0.2.1", Progress.BEGUN)
     crowd.enter("192.0.2.1")
     assert crowd.gate.refused("192.0.2.1") == 0  # it talked: many clients behind one address
     crowd.enter("192.0.2.1")

@@ -317,18 +317,16 @@ def crowd(house: House, count: int, source: str = "127.0.0.1") -> Iterator[list[
 
 
 async def test_500_idle_sockets_of_its_own_address_do_not_keep_a_client_out(house: House) -> None:
-    with crowd(house, 100):
-        pass  # they may come and go before anybody looks
-    with contextlib.ExitStack() as stack:
+    with crowd(house, 500) as sockets:
         for _ in range(5):
-            stack.enter_context(crowd(house, 100))
             link = await house.connect()
             assert house.gate.strangers <= house.gate.limits.strangers_per_address
             link.close()
             await link.wait_closed()
-        link = await house.connect()
-        link.close()
-        await link.wait_closed()
+        for sock in sockets[:100]:
+            sock.close()
+        with crowd(house, 100):
+            (await house.connect()).close()
     await house.empty()
 
 
@@ -341,6 +339,29 @@ async def test_a_crowd_that_has_begun_to_talk_does_not_either(house: House) -> N
                 await loop.sock_sendall(sock, hello[: 1 + number % len(hello)])
         (await house.connect()).close()
         assert house.gate.strangers <= house.gate.limits.strangers_per_address
+
+
+async def test_whoever_knocks_again_and_again_does_not_overtake_who_gets_on(house: House) -> None:
+    """The client has asked for TLS; a hundred others come before the door answers it."""
+    files = house.pair.client
+    context = client_context(house.pair.ca, files.cert, files.key)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_hostname=house.pair.name)
+    loop = asyncio.get_running_loop()
+    with house.raw() as honest, crowd(house, 50):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            tls.do_handshake()
+        honest.sendall(outgoing.read())
+        with crowd(house, 50) as others:
+            for sock in others:
+                sock.send(b"\x16\x03\x01\x02\x00\x01")
+            await until(lambda: house.gate.strangers == house.gate.limits.strangers_per_address)
+            while True:
+                incoming.write(await loop.sock_recv(honest, 65536))
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    tls.do_handshake()
+                    break
+            assert tls.version() == "TLSv1.3"
 
 
 async def test_many_addresses_are_limited_together(tmp_path: Path) -> None:
@@ -389,9 +410,11 @@ async def test_words_stay_few_in_a_crowd_of_refusals(
     """Who is refused may linger to read it, but not everybody at once."""
     monkeypatch.setattr(doors, "LINGERING", 3)
     async with opened(House(tmp_path, strangers=1, strangers_per_address=1)) as house:
-        with crowd(house, 20):
+        with crowd(house, 20) as sockets:
             (await house.connect()).close()
-            assert len(house.door._refused) <= 3
+            assert len(house.door._refused) == 3
+            said = [await read_all(sock) for sock in sockets]
+    assert said == [FULL] * 3 + [b""] * 17
 
 
 # -- penalties -------------------------------------------------------------------------------------

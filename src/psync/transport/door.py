@@ -16,14 +16,13 @@ import os
 import socket
 import ssl
 import struct
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
 import aiofastnet
 
-from psync.transport.gate import Gate, Place
+from psync.transport.gate import Gate, Progress
 from psync.transport.quiet import QuietLog
 from psync.transport.tls import failed_handshake
 
@@ -33,7 +32,9 @@ ACCESS_DENIED = 49
 INTERNAL_ERROR = 80
 """The alert for a stranger for whom there is no place."""
 
-BACKLOG = 256
+BACKLOG = 1024
+"""Connections that wait for being accepted. When there are more the system drops the next one's
+first packet, and an honest client loses a second until that is sent again."""
 
 BATCH = 64
 """Connections accepted in one turn of the event loop, so that others have their turn too."""
@@ -48,6 +49,8 @@ LINGER = 1.0
 """Seconds that a refused peer has to read why; closing at once would take the words back (RST)."""
 
 LINGERING = 32
+"""Most refused peers that linger."""
+
 LINGER_BYTES = 64 * 1024
 
 SHUTDOWN = 2.0
@@ -97,7 +100,8 @@ class Stranger:
         self._task: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._turn: asyncio.Future[Callable[[], Awaitable[None]]] = self._loop.create_future()
-        self._place: Place = door.gate.enter(address, self._overtaken)
+        self._progress = Progress.SILENT
+        self._place = door.gate.enter(address, self._how_far, self._overtaken)
         self._deadline = self._loop.call_later(door.gate.limits.handshake, self._late)
         self._loop.add_reader(sock.fileno(), self._speaks)
 
@@ -153,6 +157,12 @@ class Stranger:
             self._loop.remove_reader(self._sock.fileno())
             self._door.refuse(self._sock, INTERNAL_ERROR)
 
+    def _how_far(self) -> Progress:
+        if self._task is None:  # it may have spoken since the event loop looked
+            with suppress(OSError):
+                return _progress(self._sock.recv(HELLO, socket.MSG_PEEK))
+        return self._progress
+
     def _late(self) -> None:
         seconds = self._door.gate.limits.handshake
         self.fail("late", f"it was not done with its handshakes after {seconds:g} s")
@@ -169,7 +179,7 @@ class Stranger:
             self.drop()
             return
         self._loop.remove_reader(self._sock.fileno())
-        self._place.silent = False
+        self._progress = _progress(hello)
         self._task = self._loop.create_task(self._meet(hello), name=f"stranger {self.address}")
         self._door.tasks.add(self._task)
         self._task.add_done_callback(self._done)
@@ -190,6 +200,7 @@ class Stranger:
         except OSError as error:  # ssl.SSLError is one
             self.fail("handshake", failed_handshake(error))
             return
+        self._progress = Progress.SECURED
         try:
             if self._protocol.transport is not None:
                 await self._wait(self._protocol.transport)
@@ -260,7 +271,7 @@ class Door:
         self.tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._sock = sock
-        self._refused: OrderedDict[socket.socket, _Refused] = OrderedDict()
+        self._refused: dict[socket.socket, _Refused] = {}
         self._pause: asyncio.TimerHandle | None = None
         self._spare = _spare()
         sock.setblocking(False)
@@ -289,15 +300,16 @@ class Door:
             await asyncio.wait(self.tasks)
 
     def refuse(self, sock: socket.socket, alert: int) -> None:
-        """Tell a peer whose TLS handshake has not begun why not, and hang up."""
+        """Hang up on a peer whose TLS handshake has not begun; tell it why, except in a crowd."""
+        if len(self._refused) >= LINGERING:  # words cost more than all the rest
+            sock.close()
+            return
         try:
             sock.send(_alert(alert))
             sock.shutdown(socket.SHUT_WR)
         except OSError:
             sock.close()
             return
-        if len(self._refused) >= LINGERING:
-            self._forget(next(iter(self._refused)))
         timer = self._loop.call_later(LINGER, self._forget, sock)
         self._refused[sock] = _Refused(timer)
         self._loop.add_reader(sock.fileno(), self._drain, sock)
@@ -313,11 +325,16 @@ class Door:
             except OSError as error:
                 if error.errno in _PASSING:
                     continue
-                if not self._use_spare(error):
-                    self._sleep(error)
-                    return
-                continue
+                if self._use_spare(error):
+                    continue
+                # the socket stays readable, so that asking again at once would be a busy loop
+                self._sleep(RETRY)
+                self._note_starving(error, "")
+                return
             self._greet(accepted, str(address[0]))
+            if pause := self.gate.pause():
+                self._sleep(pause)
+                return
 
     def _greet(self, accepted: socket.socket, address: str) -> None:
         sock = _Socket(accepted.family, accepted.type, accepted.proto, accepted.detach())
@@ -371,11 +388,9 @@ class Door:
         self._note_starving(error, str(address[0]))
         return True
 
-    def _sleep(self, error: OSError) -> None:
-        # the socket stays readable, so that asking again at once would be a busy loop
+    def _sleep(self, seconds: float) -> None:
         self._loop.remove_reader(self._sock.fileno())
-        self._pause = self._loop.call_later(RETRY, self._wake)
-        self._note_starving(error, "")
+        self._pause = self._loop.call_later(seconds, self._wake)
 
     def _wake(self) -> None:
         self._pause = None
@@ -394,6 +409,16 @@ class _Refused:
     def __init__(self, timer: asyncio.TimerHandle) -> None:
         self.timer = timer
         self.budget = LINGER_BYTES
+
+
+def _progress(hello: bytes) -> Progress:
+    """Return how far a peer has come that has sent this much: a whole ClientHello is one record."""
+    if not hello:
+        return Progress.SILENT
+    if len(hello) < 5:
+        return Progress.BEGUN
+    whole = 5 + int.from_bytes(hello[3:5], "big")
+    return Progress.ASKED if len(hello) >= min(whole, HELLO) else Progress.BEGUN
 
 
 def _alert(description: int) -> bytes:

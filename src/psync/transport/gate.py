@@ -1,8 +1,9 @@
 """Who may stand at the door: how many strangers, from where, and who has to wait outside.
 
 A stranger is a socket that has not shown yet who it is. There are few places for them. When all are
-taken the oldest one loses its place to the newcomer, one that has not said a word first: so idle
-sockets, however many, never keep an honest client out, not even from the same address.
+taken, one loses its place to the newcomer: the one that has come least far, and the oldest of
+these. So sockets that are idle or dawdle, however many and however often they come again, never
+keep an honest client out, not even from the same address.
 
 An address that keeps failing is refused for a while, twice as long each time. Nothing here does
 I/O; the door (``door``) asks and acts.
@@ -13,6 +14,8 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from enum import IntEnum
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 import msgspec
@@ -20,6 +23,11 @@ import msgspec
 REMEMBERED = 4096
 """How many addresses with failures are remembered; beyond that the one that failed longest ago is
 forgotten."""
+
+
+OVERTAKING = 1000.0
+"""How many strangers may lose their places in a second, and at once after a quiet time. Were there
+no end to it, a place would be lost before an honest client had sent its first byte."""
 
 
 class GateLimits(msgspec.Struct, frozen=True):
@@ -50,6 +58,7 @@ class GateLimits(msgspec.Struct, frozen=True):
     exempt: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
 
 
+@lru_cache(maxsize=256)
 def source_of(address: str) -> str:
     """Return what ``address`` is counted under: an IPv4 address, or the /64 of an IPv6 one."""
     try:
@@ -64,22 +73,37 @@ def source_of(address: str) -> str:
     return str(parsed)
 
 
+class Progress(IntEnum):
+    """How far a stranger has come: not a byte, some, the whole ClientHello, TLS done."""
+
+    SILENT = 0
+    BEGUN = 1
+    ASKED = 2
+    SECURED = 3
+
+
 class Place:
     """A stranger's place at the door.
 
     Attributes:
         address: from where it came.
         source: see ``source_of``.
-        silent: whether it has sent nothing yet.
+        progress: says how far it has come by now.
         give_up: called when the place goes to somebody else.
     """
 
-    __slots__ = ("address", "give_up", "silent", "source")
+    __slots__ = ("address", "give_up", "progress", "source")
 
-    def __init__(self, address: str, source: str, give_up: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        address: str,
+        source: str,
+        progress: Callable[[], Progress],
+        give_up: Callable[[], None],
+    ) -> None:
         self.address = address
         self.source = source
-        self.silent = True
+        self.progress = progress
         self.give_up = give_up
 
 
@@ -90,6 +114,29 @@ class _Record:
         self.failures = 0.0
         self.since = now
         self.until = now
+
+
+class _Bucket:
+    """So many in a second, and as many at once."""
+
+    def __init__(self, rate: float, clock: Callable[[], float]) -> None:
+        self._rate = self._tokens = rate
+        self._clock = clock
+        self._filled = clock()
+
+    def take(self, *, anyway: bool = False) -> bool:
+        now = self._clock()
+        self._tokens = min(self._rate, self._tokens + (now - self._filled) * self._rate)
+        self._filled = now
+        enough = self._tokens >= 1
+        if enough or anyway:
+            self._tokens -= 1
+        return enough
+
+    def debt(self) -> float:
+        """Seconds until there is a token again."""
+        missing = 1 - self._tokens - (self._clock() - self._filled) * self._rate
+        return max(0.0, missing / self._rate)
 
 
 class Gate:
@@ -111,10 +158,11 @@ class Gate:
         self._exempt: list[IPv4Network | IPv6Network] = [
             ip_network(network) for network in self.limits.exempt
         ]
+        self._exemptions: dict[str, bool] = {}
         self._places: OrderedDict[Place, None] = OrderedDict()  # oldest first
         self._records: OrderedDict[str, _Record] = OrderedDict()  # failed longest ago first
-        self._tokens = self._burst = max(1.0, self.limits.attempts)
-        self._refilled = clock()
+        self._attempts = _Bucket(max(1.0, self.limits.attempts), clock)
+        self._overtaking = _Bucket(OVERTAKING, clock)
 
     # -- places ------------------------------------------------------------------------
 
@@ -123,7 +171,9 @@ class Gate:
         """How many places are taken."""
         return len(self._places)
 
-    def enter(self, address: str, give_up: Callable[[], None]) -> Place:
+    def enter(
+        self, address: str, progress: Callable[[], Progress], give_up: Callable[[], None]
+    ) -> Place:
         """Give a newcomer its place; somebody else's ``give_up`` is called where none is free."""
         source = source_of(address)
         neighbours = [place for place in self._places if place.source == source]
@@ -131,18 +181,29 @@ class Gate:
             self._give_up(neighbours)
         elif len(self._places) >= self.limits.strangers:
             self._give_up(list(self._places))
-        place = Place(address, source, give_up)
+        place = Place(address, source, progress, give_up)
         self._places[place] = None
         return place
+
+    def pause(self) -> float:
+        """Return for how many seconds nobody should be let come, because too many did."""
+        return self._overtaking.debt()
 
     def leave(self, place: Place) -> None:
         """Free a place; doing so again does nothing."""
         self._places.pop(place, None)
 
     def _give_up(self, places: list[Place]) -> None:
-        chosen = next((place for place in places if place.silent), places[0])
+        least, chosen = places[0].progress(), places[0]
+        for place in places[1:]:
+            if least is Progress.SILENT:  # nobody can have come less far; the usual case, and quick
+                break
+            progress = place.progress()
+            if progress < least:
+                least, chosen = progress, place
         self.leave(chosen)
-        if chosen.silent:  # who connects to say something says it at once
+        self._overtaking.take(anyway=True)
+        if least is Progress.SILENT:  # who connects to say something says it at once
             self.blame(chosen.address)
         chosen.give_up()
 
@@ -177,6 +238,14 @@ class Gate:
             self._records.popitem(last=False)
 
     def _is_exempt(self, address: str) -> bool:
+        known = self._exemptions.get(address)
+        if known is None:
+            if len(self._exemptions) >= REMEMBERED:
+                self._exemptions.clear()
+            known = self._exemptions[address] = self._look_up(address)
+        return known
+
+    def _look_up(self, address: str) -> bool:
         try:
             parsed = ip_address(address.partition("%")[0])
         except ValueError:
@@ -189,11 +258,4 @@ class Gate:
 
     def attempt(self) -> bool:
         """Whether a stranger may try an invitation now; counts as an attempt if so."""
-        now = self._clock()
-        refill = (now - self._refilled) * self.limits.attempts
-        self._tokens = min(self._burst, self._tokens + refill)
-        self._refilled = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
+        return self._attempts.take()
