@@ -11,9 +11,10 @@ import logging
 from collections.abc import Callable
 
 from psync.daemon.access import AccessList
+from psync.daemon.audit import Audit
 from psync.daemon.clientlist import Role, Via
-from psync.daemon.invitations import InvitationRecord, Invitations
-from psync.errors import ProtocolError, PsyncError, Refused, TrustError
+from psync.daemon.invitations import InvitationRecord, InvitationRefused, Invitations
+from psync.errors import ProtocolError, PsyncError, TrustError
 from psync.model import HostFacts
 from psync.paths import ServerPaths
 from psync.text import printable
@@ -126,13 +127,22 @@ class InvitedPairing:
         try:
             invited = decode_invited(payload)
             invitation = self._invitations.redeem(bytes.fromhex(invited.secret), address)
-        except (Refused, ProtocolError) as error:
+        except InvitationRefused as error:
+            for record in error.withdrawn:
+                Audit(self._paths.audit).write(
+                    "withdrawn",
+                    name=record.name,
+                    address=address,
+                    reason=f"invitation {record.id}, after too many wrong ones",
+                )
+            return encode(EnrolRefused.of(error)), False
+        except ProtocolError as error:
             return encode(EnrolRefused.of(error)), False
         except (PsyncError, OSError) as error:
             # the names of files are not for strangers
             logger.error("pairing by invitation failed: %s", printable(str(error)))
             return encode(EnrolRefused.of(TrustError("the daemon cannot pair anybody now"))), False
-        logger.info("invitation %s was used from %s", invitation.id, printable(address))
+        logger.info("invitation %s was used from %s", invitation.id, address)
         try:
             answer = _sign(
                 self._paths,
@@ -189,8 +199,8 @@ def _sign(
         address=address,
         now=now,
     )
-    if invitation is not None:
-        logger.info("invitation %s: paired %s", invitation.id, printable(record.name))
+    how = "" if invitation is None else f"invitation {invitation.id}"
+    Audit(paths.audit).write("paired", record, address=address, reason=how)
     port, listen = where
     return EnrolAnswer(
         client_cert=signed.pem,

@@ -79,6 +79,18 @@ class InvitationRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.state == "open" and self.created - SKEW <= now < self.expires
 
 
+class InvitationRefused(Refused):
+    """A secret lets nobody in.
+
+    Attributes:
+        withdrawn: the invitations that were withdrawn because this was one wrong secret too many.
+    """
+
+    def __init__(self, message: str, withdrawn: tuple[InvitationRecord, ...] = ()) -> None:
+        super().__init__(message, hint=AGAIN)
+        self.withdrawn = withdrawn
+
+
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: Literal[1]
     wrong: int
@@ -228,7 +240,7 @@ class Invitations:
             now: seconds since the epoch, by default the clock's.
 
         Raises:
-            Refused: it is none, or no longer one; in words for the stranger's user.
+            InvitationRefused: it is none, or no longer one; in words for the stranger's user.
             TrustError: the file cannot be read or written; nothing is used up then.
         """
         now = time.time() if now is None else now
@@ -240,32 +252,31 @@ class Invitations:
                 if hmac.compare_digest(one.hash, given):
                     found = one
             if found is None:
-                self._note_wrong(file, address, now)
-                raise Refused("the daemon has made no such invitation", hint=AGAIN)
+                withdrawn = self._note_wrong(file, address, now)
+                raise InvitationRefused("the daemon has made no such invitation", withdrawn)
             if not found.outstanding(now):
-                raise Refused(f"this invitation {_why(found)}", hint=AGAIN)
+                raise InvitationRefused(f"this invitation {_why(found)}")
             self._write(file.wrong, _ended(file.invitations, (found,), "used"))
         return found
 
     # -- inside ------------------------------------------------------------------------
 
-    def _note_wrong(self, file: _File, address: str, now: float) -> None:
-        """Count a wrong secret; what was outstanding is withdrawn after too many."""
+    def _note_wrong(self, file: _File, address: str, now: float) -> tuple[InvitationRecord, ...]:
+        """Count a wrong secret; withdraw what is outstanding after too many, and return that."""
         mine = tuple(one for one in file.invitations if one.outstanding(now))
         if not mine:
-            return
+            return ()
         wrong = file.wrong + 1
-        logger.warning("%s tried a wrong invitation (%d of %d)", printable(address), wrong, WRONG)
         if wrong < WRONG:
+            logger.warning("%s tried a wrong invitation (%d of %d)", address, wrong, WRONG)
             self._write(wrong, file.invitations)
-            return
+            return ()
         self._write(0, _ended(file.invitations, mine, "withdrawn"))
         logger.error(
-            "withdrew %d invitations after %d attempts with wrong ones, the last from %s",
-            len(mine),
-            wrong,
-            printable(address),
+            "withdrew %d invitations after %d wrong ones, the last from %s",
+            *(len(mine), wrong, address),
         )
+        return mine
 
     def _load(self, timeout: float = LOCK_TIMEOUT) -> _File:
         """Read the file; a damaged one is set aside."""

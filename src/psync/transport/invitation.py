@@ -37,7 +37,7 @@ LONGEST_ADDRESS = 253 + 6  # a host name (RFC 1035, 2.3.4), a colon and a port
 LONGEST = 4096
 """Characters of the longest text that is looked at; no invitation is longer."""
 
-AGAIN = "ask for a new one: psync-server invite"
+AGAIN = "for a new one, run psync-server invite on that host"
 """What to do about an invitation that is not good."""
 
 _DIGEST = 32
@@ -185,11 +185,14 @@ def _decode(digits: str) -> bytes:
 def _addresses(data: bytes) -> tuple[tuple[str, int], ...]:
     found = []
     while data:
-        name, data = data[1 : 1 + data[0]], data[1 + data[0] :]
+        length = data[0]
+        name, data = data[1 : 1 + length], data[1 + length :]
+        if len(name) != length:
+            raise _changed()
         try:
             host, _, port = name.decode("ascii").rpartition(":")
             check_host(host)
-        except (UnicodeDecodeError, UsageError, IndexError):
+        except (UnicodeDecodeError, UsageError):
             raise _changed() from None
         if not (port.isdigit() and 0 < int(port) < 65536):
             raise _changed()
