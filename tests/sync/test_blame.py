@@ -1,8 +1,7 @@
 """What ssh and rsync were seen to say. The commoner cases are provoked for real in test_engine."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from psync.errors import DestinationError, PsyncError, SSHError, SyncError, ToolMissing
 from psync.sync.blame import (
