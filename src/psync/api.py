@@ -16,9 +16,9 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from psync.client.targets import TargetSpec
+from psync.client.targets import OwnFiles, TargetSpec
 from psync.config import load_client
-from psync.errors import PsyncError
+from psync.errors import ConfigError, PsyncError
 from psync.paths import ClientPaths
 
 if TYPE_CHECKING:
@@ -63,11 +63,39 @@ def connect(
 
 
 def target_spec(config: TargetConfig) -> TargetSpec:
-    """Return what the engine has to know of a configured target."""
+    """Return what the engine has to know of a configured target.
+
+    Raises:
+        ConfigError: it has some of the settings for certificates of the user's own, and not all.
+    """
     return TargetSpec(
         name=config.name,
         host=config.host,
         ssh=tuple(os.fsdecode(word) for word in config.ssh),
         connect=config.connect,
         address=config.address,
+        own=_own_files(config),
+    )
+
+
+def _own_files(config: TargetConfig) -> OwnFiles | None:
+    files = {"ca": config.ca, "cert": config.cert, "key": config.key}
+    given = [name for name, path in files.items() if path is not None]
+    if config.server_name is not None:
+        given.append("server_name")
+    if not given:
+        return None
+    for name, value in (*files.items(), ("address", config.address)):
+        if value is None:
+            raise ConfigError(
+                f"targets.{config.name} sets {' and '.join(given)}, and not {name}",
+                hint="ca, cert, key and address belong together; psync pair needs none of them",
+            )
+    assert config.ca is not None and config.cert is not None and config.key is not None
+    assert config.address is not None
+    return OwnFiles(
+        ca=os.fsdecode(config.ca),
+        cert=os.fsdecode(config.cert),
+        key=os.fsdecode(config.key),
+        server_name=config.server_name or config.address[0],
     )

@@ -13,6 +13,7 @@ only is reached through ssh at once. Where no daemon answers, one is started ove
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 
@@ -21,7 +22,7 @@ import msgspec
 import psync
 from psync.client.hosts import Host, LocalHost, SSHHost, shared_connection, start_daemon
 from psync.client.restricted import RelayWay, refusal
-from psync.client.targets import TargetFiles, TargetRecord, TargetSpec, not_paired
+from psync.client.targets import TargetFiles, TargetRecord, TargetSpec, not_paired, own_record
 from psync.client.threads import in_thread
 from psync.errors import (
     ConnectError,
@@ -69,6 +70,10 @@ class Connector:
         self.record: TargetRecord | None = self.files.read()
         self._paths = paths
         self._tls: ssl.SSLContext | None = None
+        self._loaded = 0
+        if spec.own is not None:  # there is nothing to be found out over ssh then
+            self.spec = msgspec.structs.replace(spec, connect="direct")
+            self.record = own_record(spec, self.record)
         if self.record is None and not spec.local:
             raise not_paired(spec)
 
@@ -215,17 +220,30 @@ class Connector:
             raise refusal(said, self.spec) or error from error
 
     async def _over(self, where: Where) -> Link:
-        if self._tls is None:
-            self._tls = client_context(
-                self.files.ca, self.files.certificate, key_path(self._paths.identity)
-            )
         return await connect(
             where,
-            tls=self._tls,
+            tls=self._context(),
             server_name=self._known().server_name,
             software=f"psync {psync.__version__}",
             timeout=CONNECT_TIMEOUT,
         )
+
+    def _context(self) -> ssl.SSLContext:
+        """Return what to connect with; read again once a renewed certificate is there."""
+        own = self.spec.own
+        certificate = self.files.certificate if own is None else own.cert
+        try:
+            written = os.stat(certificate).st_mtime_ns
+        except OSError:
+            written = 0  # loading it says what is wrong
+        if self._tls is None or written != self._loaded:
+            self._loaded = written
+            if own is not None:
+                self._tls = client_context(own.ca, own.cert, own.key, own=True)
+            else:
+                key = key_path(self._paths.identity)
+                self._tls = client_context(self.files.ca, certificate, key)
+        return self._tls
 
     def _direct_address(self, record: TargetRecord) -> tuple[str, int] | None:
         """Return where a direct connection has a chance, None if nowhere."""
@@ -254,6 +272,8 @@ class Connector:
 
     def _remember(self, record: TargetRecord) -> None:
         self.record = record
+        if self.spec.own is not None and os.path.exists(self.files.ca):
+            return  # it was paired, too, and what is known of that comes back when ``own`` goes
         try:
             self.files.write(record)
         except (OSError, PsyncError):

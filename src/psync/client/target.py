@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from psync.client.connect import Connector
 from psync.client.early import EarlySync, SyncReports, endpoint_of, new_sync
@@ -22,6 +23,12 @@ from psync.protocol.messages import ListRuns, Locate, Located, OpenProject, RunL
 from psync.sync.plan import SyncPlan
 from psync.sync.project import Project
 from psync.sync.rsync import MirrorMissing, Summary
+
+if TYPE_CHECKING:
+    import asyncio
+
+RENEW_BEFORE = 365 * 86400.0 / 3
+"""Seconds before its end from which on a certificate is renewed: a third of its life."""
 
 DEFAULT_GRACE = 300.0
 """Seconds a run is kept without a client unless it is said otherwise."""
@@ -58,6 +65,7 @@ class Target:
         self._include = tuple(include)
         self._connector = Connector(spec, paths)
         self._lifeline = Lifeline(self._connector.dial, on_connection, spec.name)
+        self._renewal: asyncio.Task[bool] | None = None
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -100,13 +108,16 @@ class Target:
         Cancellation leaves no connection and no process.
         """
         await self._lifeline.ensure()
+        self._look_after_certificate()
 
     async def close(self) -> None:
         """Close the connection. Takes at most a few seconds, whatever the network does."""
+        self._end_renewal()
         await self._lifeline.close()
 
     def abandon(self) -> None:
         """Close the connection without waiting for the other side to take note."""
+        self._end_renewal()
         self._lifeline.abandon()
 
     # -- for programs ---------------------------------------------------------------------------
@@ -341,6 +352,28 @@ class Target:
         run = RemoteRun(self._lifeline, existing)
         run.begin()
         return run
+
+    def _look_after_certificate(self) -> None:
+        """Have this client's certificate renewed in the background, once, if it ends soon."""
+        link, record = self._lifeline.link, self._connector.record
+        if self._renewal is not None or link is None or record is None:
+            return
+        expires = link.peer.certificate_expires
+        if expires is None or "renew" not in self._lifeline.features:
+            return
+        if expires - time.time() >= RENEW_BEFORE:
+            return
+        import asyncio
+
+        from psync.client.renewal import renew
+
+        self._renewal = asyncio.get_running_loop().create_task(
+            renew(self._lifeline.request, self._paths, self.name, record, expires)
+        )
+
+    def _end_renewal(self) -> None:
+        if self._renewal is not None:
+            self._renewal.cancel()
 
     async def _page(self, match: str, active: bool, before: str | None) -> RunList:
         return await self._lifeline.request(

@@ -26,6 +26,22 @@ LOCAL = "local"
 """Name of the target that always exists: a daemon on this machine, started on demand."""
 
 
+class OwnFiles(msgspec.Struct, frozen=True):
+    """Certificates of the user's own, for a daemon that nothing was paired with.
+
+    Attributes:
+        ca: file with the authorities that may vouch for the daemon (PEM).
+        cert: file with this client's certificate, and its chain.
+        key: file with its private key.
+        server_name: the name that the daemon's certificate must have.
+    """
+
+    ca: str
+    cert: str
+    key: str
+    server_name: str
+
+
 class TargetSpec(msgspec.Struct, frozen=True):
     """How a target is to be reached, as the configuration has it.
 
@@ -35,6 +51,7 @@ class TargetSpec(msgspec.Struct, frozen=True):
         ssh: the ssh command and its options.
         connect: ``auto``, ``direct`` or ``ssh``.
         address: host and port for direct connections, None to take what pairing found out.
+        own: connect with these, and to ``address`` only.
     """
 
     name: str
@@ -42,6 +59,7 @@ class TargetSpec(msgspec.Struct, frozen=True):
     ssh: tuple[str, ...] = ("ssh",)
     connect: str = "auto"
     address: tuple[str, int] | None = None
+    own: OwnFiles | None = None
 
     @property
     def local(self) -> bool:
@@ -146,6 +164,29 @@ class TargetFiles:
         """Note where the daemon has made this project's mirror; raises as ``write``."""
         directory = private_directory(f"{self.directory}/mirrors")
         write_atomic(f"{directory}/{project}", path)
+
+
+def own_record(spec: TargetSpec, known: TargetRecord | None) -> TargetRecord:
+    """Return the record of a target with certificates of the user's own.
+
+    Args:
+        spec: the target; has ``own`` and ``address``.
+        known: what an earlier connection found out.
+    """
+    assert spec.own is not None and spec.address is not None
+    if known is not None:
+        return msgspec.structs.replace(known, server_name=spec.own.server_name)
+    nothing = HostFacts(spec.address[0], "", "", b"", None, "psync-server", "")
+    return TargetRecord(
+        format=FORMAT,
+        host=spec.host,
+        hostname=spec.address[0],
+        server=nothing.server,
+        server_name=spec.own.server_name,
+        port=spec.address[1],
+        listen=(),
+        facts=nothing,
+    )
 
 
 def paired_names(paths: ClientPaths) -> list[str]:

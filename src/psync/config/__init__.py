@@ -62,6 +62,10 @@ class TargetConfig(msgspec.Struct, frozen=True):
         ssh: the ssh command and its options.
         connect: ``auto``, ``direct`` or ``ssh``.
         address: host and port of the daemon for a direct connection, where it is configured.
+        ca: file with the authorities (PEM) that may vouch for the daemon, instead of pairing.
+        cert: file with this client's certificate, and its chain if it has one.
+        key: file with its private key.
+        server_name: the name in the daemon's certificate, by default the host of ``address``.
     """
 
     name: str
@@ -69,6 +73,10 @@ class TargetConfig(msgspec.Struct, frozen=True):
     ssh: tuple[bytes, ...] = DEFAULT_SSH
     connect: str = "auto"
     address: tuple[str, int] | None = None
+    ca: bytes | None = None
+    cert: bytes | None = None
+    key: bytes | None = None
+    server_name: str | None = None
 
 
 class ClientConfig(msgspec.Struct, frozen=True):
@@ -213,8 +221,21 @@ def _refuse_ssh(value: object) -> None:
     )
 
 
-def client_schema(ssh: Any) -> Schema:
-    """Return the keys of a client's file, with ``ssh`` to check a target's ssh command."""
+def _refuse_own(value: object) -> None:
+    raise UsageError(
+        "a project may not say which certificates count",
+        hint="put it into your own configuration, ~/.config/psync/config.toml",
+    )
+
+
+def client_schema(ssh: Any, home: str | None = None) -> Schema:
+    """Return the keys of a client's file.
+
+    Args:
+        ssh: checks a target's ssh command.
+        home: what ``~/`` stands for in a target's files; None where there may be none.
+    """
+    own = _refuse_own if home is None else partial(values.directory, home=home)
     return {
         "target": values.string,
         "targets": Names(
@@ -224,6 +245,10 @@ def client_schema(ssh: Any) -> Schema:
                 "ssh": ssh,
                 "connect": values.connect,
                 "address": values.address,
+                "ca": own,
+                "cert": own,
+                "key": own,
+                "server_name": _refuse_own if home is None else values.dns_name,
             },
         ),
         "sync": {"include": values.paths},
@@ -269,7 +294,7 @@ def load_client(
     """
     home = home_directory(environ)
     personal = ClientPaths.from_environ(environ).config_file
-    user = file_layer(personal, shown_path(personal, home), client_schema(values.command))
+    user = file_layer(personal, shown_path(personal, home), client_schema(values.command, home))
     project = None
     if project_root is not None:
         shared = f"{os.fsdecode(project_root).rstrip('/')}/{PROJECT_FILE}"
@@ -292,6 +317,10 @@ def load_client(
             ssh=ssh or _get(layers, (*at, "ssh"), DEFAULT_SSH),
             connect=_get(layers, (*at, "connect"), "auto"),
             address=_get(layers, (*at, "address"), None),
+            ca=_get(layers, (*at, "ca"), None),
+            cert=_get(layers, (*at, "cert"), None),
+            key=_get(layers, (*at, "key"), None),
+            server_name=_get(layers, (*at, "server_name"), None),
         )
     variables = {k[2] for la in layers for k in la.values if k[:2] == ("run", "env")}
     return ClientConfig(

@@ -74,10 +74,12 @@ def _edit(path: str, name: str, change: Callable[[TOMLDocument], bool]) -> bool:
 
     key = f"targets.{dotted((name,))}"
     path = os.path.realpath(path)  # people keep their configuration elsewhere and link to it
-    shown = shown_path(path, home_directory(os.environ))
+    home = home_directory(os.environ)
+    shown = shown_path(path, home)
+    schema = client_schema(values.command, home)
     with _locked(path):
         data = _read(path, shown)
-        text_layer(data, shown, client_schema(values.command))
+        text_layer(data, shown, schema)
         try:
             # A new table goes to the end, after an empty line.
             document = tomlkit.parse(data.rstrip() + b"\n\n" if data.strip() else b"")
@@ -90,7 +92,7 @@ def _edit(path: str, name: str, change: Callable[[TOMLDocument], bool]) -> bool:
                 hint="change it by hand",
             ) from error
         # What is written must be right too, whatever was given and whatever the library did.
-        text_layer(new, shown, client_schema(values.command))
+        text_layer(new, shown, schema)
         if _others(data, name) != _others(new, name):
             raise ConfigError(
                 f"{shown}: {key}: cannot be changed without changing the rest of this file",

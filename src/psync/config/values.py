@@ -161,6 +161,14 @@ def destination(value: object) -> str:
     return host
 
 
+def dns_name(value: object) -> str:
+    """Return a name or address that a certificate can be for."""
+    name = string(value)
+    if not name.isascii() or not name.isprintable() or any(c in name for c in " /@,*[]"):
+        raise UsageError(f"{name!r} is not the name in a certificate", hint="write a host's name")
+    return name
+
+
 def command(value: object) -> tuple[bytes, ...]:
     """Return the words of a command with options, split as a shell would, run without one."""
     import shlex
