@@ -15,8 +15,10 @@ from tests.supervisor.support import Connection
 from tests.support.daemon import Home, python, shell, spec
 from tests.support.waiting import alive, wait_until
 
-from psync.daemon.rundir import DAMAGED
+from psync.daemon.pace import FIRST
 from psync.daemon.retention import Retention
+from psync.daemon.rundir import DAMAGED
+from psync.daemon.viewer import SMALL_PIECE
 from psync.model import RunSpec, RunState
 from psync.protocol import messages as m
 from psync.supervisor import record
@@ -115,6 +117,115 @@ async def test_a_killed_supervisor_means_lost_and_nobody_survives(home: Home) ->
     assert "Traceback" not in home.log
 
 
+@pytest.mark.parametrize("over", [False, True])
+async def test_a_request_that_a_killed_daemon_took_starts_nothing_again(
+    home: Home, tmp_path: Path, over: bool
+) -> None:
+    proof = tmp_path / "proof"
+    argv = shell(f"echo once >> {proof}; echo on; read x; exit 6")
+    home.start()
+    async with home.client() as client:
+        run = client.start(*argv, request="r" * 16, disconnect_grace=None)
+        await run.shows(b"on\n")
+        run_id = await run.running()
+        if over:
+            run.send(b"\n")
+            await run.ended()
+        home.leave(signal.SIGKILL)
+    home.start()
+    async with home.client() as client:
+        again = client.start(*argv, request="r" * 16)
+        assert await again.running() == run_id
+        if not over:
+            again.send(b"\n")
+        assert (await again.ended()).status.code == 6
+        assert again.output == b"on\n"
+    assert proof.read_text() == "once\n"
+
+
+async def test_a_daemon_killed_between_the_request_and_the_launch(
+    home: Home, tmp_path: Path
+) -> None:
+    """The client was told nothing, and its request means the same to the next daemon."""
+    proof = tmp_path / "proof"
+    argv = shell(f"echo once >> {proof}; exit 6")
+    home.start()
+    assert home.daemon is not None
+    (launcher,) = _children(home.daemon.pid)
+    os.kill(launcher, signal.SIGSTOP)
+    async with home.client() as client:
+        run = client.start(*argv, request="r" * 16)
+        wait_until(lambda: any(not directory.suffix for directory in home.runs()))
+        assert not run.said
+        home.leave(signal.SIGKILL)
+    os.kill(launcher, signal.SIGKILL)
+    (first,) = home.runs()
+    home.start()
+    assert f"run {first.name} was never begun" in home.log
+    wait_until(lambda: not home.runs())
+    async with home.client() as client:
+        again = client.start(*argv, request="r" * 16)
+        assert (await again.ended()).status.code == 6
+        assert await again.running() != first.name
+    assert proof.read_text() == "once\n"
+    assert [run.name for run in home.runs()] == [await again.running()]
+
+
+async def test_what_was_half_made_is_removed(home: Home) -> None:
+    for name in ("abc.new", "abd.gone"):
+        home.run(name).mkdir(parents=True, mode=0o700)
+        (home.run(name) / "run.json").touch()
+    os.chmod(home.paths.state, 0o700)
+    os.chmod(home.paths.runs, 0o700)
+    home.start()
+    wait_until(lambda: not home.runs())
+    assert "damaged" not in home.log
+
+
+async def test_runs_of_a_later_version_are_left_alone(home: Home) -> None:
+    home.start()
+    async with home.client() as client:
+        run = client.start("true")
+        await run.ended()
+    home.leave()
+    directory = home.run(await run.running())
+    ticket = json.loads((directory / "run.json").read_text())
+    (directory / "run.json").write_text(json.dumps(ticket | {"format": 9, "new": True}))
+    home.start()
+    async with home.client() as client:
+        assert "no run" in (await client.attach(directory.name).refused()).message
+        assert f"run {directory.name} is of a later version" in home.log
+    assert home.leave() == 0
+    (directory / "run.json").write_text(json.dumps(ticket))  # as that version reads it
+    home.start()
+    async with home.client() as client:
+        assert (await client.attach(directory.name).ended()).status.code == 0
+
+
+@pytest.mark.parametrize("rule", ["age", "size"])
+async def test_what_is_configured_decides_what_is_kept(home: Home, rule: str) -> None:
+    config = Path(home.paths.config_file)
+    config.parent.mkdir(parents=True, exist_ok=True)
+    value = {"age": '"0.5s"', "size": '"150KiB"'}[rule]
+    config.write_text(f"[retention]\n{rule} = {value}\n")
+    home.start()
+    async with home.client() as client:
+        first = client.start(*shell("head -c 90000 /dev/zero"))
+        await first.ended()
+        directory = home.run(await first.running())
+    home.leave()
+    home.start()
+    async with home.client() as client:
+        living = client.start(*shell("read x"))
+        await living.running()
+        last = client.start(*shell("head -c 90000 /dev/zero"))
+        await last.ended()
+        wait_until(lambda: not directory.exists())
+        if rule == "size":
+            assert home.run(await last.running()).exists()
+        assert home.run(await living.running()).exists()
+
+
 async def test_a_supervisor_killed_while_no_daemon_ran(home: Home) -> None:
     home.start()
     async with home.client() as client:
@@ -178,6 +289,7 @@ async def test_stdin_with_a_hole_or_over_its_window_ends_only_that_connection(
         run = good.start(*shell("echo on; read x; echo $x"))
         await run.shows(b"on\n")
         run_id = await run.running()
+        good.link.send(m.Detach(channel=run.channel))
         for data, offset in ((b"x", 5), (bytes(m.MAX_DATA), m.WINDOW_STDIN)):
             async with shared.client() as bad:
                 attachment = bad.attach(run_id)
@@ -193,6 +305,8 @@ async def test_stdin_with_a_hole_or_over_its_window_ends_only_that_connection(
             error = await bad.expect_closed()
             assert error is not None
             assert "stdin ends at 9" in error.message
+        run = good.attach(run_id)
+        assert (await run.expect(m.Attached)).holder is None
         run.send(b"fine\n")
         await run.shows(b"fine\n")
         assert (await run.ended()).status.code == 0
@@ -347,7 +461,7 @@ async def test_the_oldest_finished_runs_go_but_not_while_somebody_watches(home: 
     wait_until(lambda: [run.name for run in home.runs()] == copies[1:])
     async with home.client() as watcher, home.client() as client:
         lazy = watcher.attach(copies[1], acks=False)
-        await watcher.wait(lambda: lazy.end == m.WINDOW_OUTPUT)
+        await watcher.wait(lambda: lazy.end > FIRST - SMALL_PIECE)
         await client.start("true").ended()
         assert home.run(copies[1]).exists()
         assert home.run(copies[2]).exists()

@@ -42,7 +42,7 @@ from psync.supervisor.search import locate
 from psync.text import printable
 
 RETENTION_INTERVAL = 60.0
-"""Seconds between two looks for runs that have become too old."""
+"""Most seconds between two looks for runs that have become too old."""
 
 PATIENCE = 1.0
 """Longest pause, in seconds, between two attempts to reach a supervisor that lives."""
@@ -273,8 +273,9 @@ class Runs:
         in_order = sorted(self._finished.items(), key=lambda item: item[1].age.ended)
         self._finished = dict(in_order)
         self._prune()
-        if self._retention.age is not None:
-            self._tasks.start("remove old runs", self._keep_pruning())
+        if (age := self._retention.age) is not None:
+            pause = min(RETENTION_INTERVAL, max(1.0, age / 10))
+            self._tasks.start("remove old runs", self._keep_pruning(pause))
 
     def close(self) -> None:
         """Let go of every supervisor; the runs go on."""
@@ -407,9 +408,9 @@ class Runs:
             self._forget(entry)
             self._remove(entry.run)
 
-    async def _keep_pruning(self) -> None:
+    async def _keep_pruning(self, pause: float) -> None:
         while True:
-            await asyncio.sleep(RETENTION_INTERVAL)
+            await asyncio.sleep(pause)
             self._prune()
 
     def _remove(self, run: Run) -> None:
