@@ -131,10 +131,17 @@ def test_dev_null_does_not_end_the_programs_stdin(home: Field) -> None:
     run = detached(home, ECHO)
     process = home.start("attach", run, stdin=subprocess.DEVNULL)
     read_until(process, b"ready\n")
-    assert home.psync("attach", run, input=b"one\nend\n").returncode == 4
-    out, _ = process.communicate(timeout=30)
-    assert out == b"got one\ngot end\n"
-    assert process.returncode == 4
+    process.kill()
+    process.wait(10)
+    # whoever comes new takes stdin from a holder that is gone
+    done = home.psync("attach", "--all", run, input=b"one\nend\n")
+    assert (done.stdout, done.returncode) == (b"ready\ngot one\ngot end\n", 4)
+
+
+def test_an_end_of_what_is_piped_in_is_passed_on(home: Field) -> None:
+    run = detached(home, ECHO)
+    done = home.psync("attach", run, input=b"one\n")
+    assert (done.stdout, done.returncode) == (b"ready\ngot one\neof\n", 0)
 
 
 def test_signals_act_on_the_run(home: Field) -> None:
@@ -159,22 +166,23 @@ def test_who_only_watches_just_leaves(home: Field) -> None:
 
 def test_the_second_client_is_told_who_holds_stdin_and_gets_it_afterwards(home: Field) -> None:
     run = detached(home, ECHO)
-    with Typist(home, "attach", run) as first, Typist(home, "attach", run) as second:
+    with Typist(home, "attach", run) as first:
         read_until(first.process, b"ready\n")
         first.type(b"one\n")
         read_until(first.process, b"got one\n")
-        read_until(second.process, b"got one\n")
-        told = read_until(second.process, b"\n", stderr=True)
-        assert b"stdin of the run is held by " in told
-        second.type(b"end\n")  # goes nowhere
-        first.type(b"two\n")
-        read_until(second.process, b"got two\n")
-        first.type(b"~d\n")
-        assert first.end()[0] == 0
-        read_until(second.process, b"stdin of the run comes from here again\n", stderr=True)
-        second.type(b"end\n")
-        status, out, _ = second.end()
-        assert (out, status) == (b"got end\n", 4)
+        with Typist(home, "attach", run) as second:
+            read_until(second.process, b"got one\n")
+            told = read_until(second.process, b"\n", stderr=True)
+            assert b"stdin of the run is held by " in told
+            second.type(b"end\n")  # goes nowhere
+            first.type(b"two\n")
+            read_until(second.process, b"got two\n")
+            first.type(b"~d\n")
+            assert first.end()[0] == 0
+            read_until(second.process, b"stdin of the run comes from here again\n", stderr=True)
+            second.type(b"end\n")
+            status, out, _ = second.end()
+            assert (out, status) == (b"got end\n", 4)
 
 
 def test_a_reader_that_leaves_leaves_the_run_alone(home: Field) -> None:
