@@ -24,6 +24,7 @@ import msgspec
 
 from psync.daemon.clientlist import ClientRecord
 from psync.errors import TrustError
+from psync.model import RunInfo
 from psync.text import printable
 from psync.transport.filelock import FileLock
 from psync.transport.quiet import Note
@@ -179,6 +180,22 @@ class Audit:
             count.left_out += 1
             return
         self.write("refused", client, address=address, run=run, reason=reason, more=left_out)
+
+    def exited(self, run: RunInfo) -> None:
+        """Write that a run has ended. What ended while no daemon ran, ``psync ps -a`` knows."""
+        status = run.status
+        how = "lost"
+        if status is not None and status.signal is not None:
+            how = status.signal
+        elif status is not None and status.code is not None:
+            how = f"exit status {status.code}"
+        self.write(
+            "exited",
+            name=run.client,
+            run=run.id,
+            project=run.project,
+            reason=how if run.reason in ("", "exited") else f"{how} ({run.reason})",
+        )
 
     def note(self, note: Note) -> None:
         """Write that strangers were refused; a ``write`` for ``QuietLog``, which keeps it few."""

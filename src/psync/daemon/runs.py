@@ -90,6 +90,7 @@ class Runs:
         self._idle.set()
         self._told = asyncio.Event()
         self._told.set()
+        self.on_ended: Callable[[RunInfo], None] = lambda _run: None  # told of each run that ends
 
     # -- what clients ask for ----------------------------------------------------------
 
@@ -344,6 +345,7 @@ class Runs:
                 self._tasks.start(f"kill what run {run.id} left", _clean_up(run, mark))
         now = Now(time.time(), time.monotonic())
         entry.finished(run.ending)
+        self.on_ended(entry.info())
         entry.age = Age.of(now.wall if ended is None else ended, now)
         entry.size = size_on_disk(run.directory)
         self._active.pop(run.id, None)

@@ -131,6 +131,7 @@ class Daemon:
                 self._settings.retention,
             )
             await self._runs.adopt()
+            self._runs.on_ended = self._audit.exited  # not what ended before this daemon
             await self._serve(ready, sockets)
         finally:
             if self._runs is not None:
