@@ -169,6 +169,9 @@ CA = ("ca-cert.pem", "ca-key.pem")
 
 async def whole(home: Home) -> tuple[str, Original]:
     """Leave a home with one of everything; return a run that goes on, and one that is over."""
+    config = Path(home.paths.config_file)
+    config.parent.mkdir(mode=0o700, exist_ok=True)
+    config.write_text("[retention]\nruns = 100000\n")
     home.start()
     async with home.client() as client:
         for project in ("p", "q"):
@@ -193,7 +196,7 @@ def daemon_files(home: Home) -> list[Path]:
         for path in base.rglob("*")
         if path.is_file()
         and Path(home.paths.runs) not in path.parents
-        and path.suffix != ".log"
+        and path.suffix not in (".log", ".toml")
         and path.stat().st_size
     )
 
