@@ -157,3 +157,32 @@ def test_a_disk_that_fails_anywhere_loses_and_repeats_nothing(
     expected = [(1, bytes(rest[:taken])), (2, bytes(rest[taken:]))]
     assert everything(reader, SMALL) == [piece for piece in expected if piece[1]]
     reader.close()
+
+
+def test_a_program_that_says_little_for_days_makes_no_long_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = LogWriter(str(tmp_path), limit=2**30, keep=0, drop=False)
+    now = 10**18
+    monkeypatch.setattr(time, "time_ns", lambda: now)
+    for _ in range(60_000):
+        now += 100_000_000
+        put(writer, 1, b".")
+    entries = [stamp for _, stamp, _ in entries_of(tmp_path / f"index-{0:020d}")]
+    assert 43_000 < len(entries) < 46_000
+    assert entries[1] - entries[0] == 100_000_000
+    assert entries[-1] - entries[-2] == 1_000_000_000
+
+
+def test_what_is_kept_includes_its_index(tmp_path: Path) -> None:
+    keep = 8 * SMALL
+    for name in ("long", "short"):
+        (tmp_path / name).mkdir()
+        writer = LogWriter(str(tmp_path / name), limit=LIMIT, keep=keep, drop=False)
+        while writer.end < 24 * SMALL:
+            stream = 1 + (writer.end // 64) % 2 if name == "long" else 1
+            put(writer, stream, bytes(64))
+            writer.raise_floor(writer.end)
+        sizes = [path.stat().st_size for path in (tmp_path / name).iterdir()]
+        assert keep <= sum(sizes) <= keep + 4 * SMALL
+        assert (len(outputs(tmp_path / name)) < 9) == (name == "long")

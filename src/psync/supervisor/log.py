@@ -6,7 +6,8 @@ into segments (16 MiB each; only the last one is shorter):
     output-<20 digits>   raw bytes; the digits are the offset of the first. ``less -R output-*``
     index-<20 digits>    entries of 24 bytes (see ``index``): offset, wall clock in ns, stream. An
                          entry starts a stretch of one stream. There is one at the start of a
-                         segment, when the stream changes, and when 100 ms passed since the last one
+                         segment, when the stream changes, and when 100 ms passed since the last
+                         one (1 s in a segment that has 1 MiB of them)
     cursor               which part of it is valid (see ``cursor``)
 
 Bytes below ``oldest`` are gone: dropped, or their segment is used again. The writer raises

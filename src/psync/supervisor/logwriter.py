@@ -16,7 +16,14 @@ from psync.supervisor import index
 from psync.supervisor.cursor import Cursor
 from psync.supervisor.log import SEGMENT, index_name, output_name
 
-_STRETCH_NS = 100_000_000  # most time within one stretch; what lets a reader tell when bytes came
+_STRETCH_NS = 100_000_000
+"""Most time within one stretch; what lets a reader tell when bytes came."""
+
+_LONG_STRETCH_NS = 1_000_000_000
+"""The same in a segment whose index has become long: it fills so slowly that days are in it."""
+
+_LONG = 1024 * 1024
+"""Bytes of an index that is long: more than an hour of entries."""
 
 
 class LogWriter:
@@ -25,7 +32,7 @@ class LogWriter:
     Args:
         run_dir: the run directory; there is no log in it yet.
         limit: most unread bytes (``end`` minus ``floor``).
-        keep: bytes below the floor that stay readable.
+        keep: bytes below the floor that stay readable, their index included.
         drop: at the limit drop the oldest segment instead of taking nothing more.
 
     Attributes:
@@ -56,6 +63,7 @@ class LogWriter:
         self._index = -1
         self._start = 0  # of the open segment
         self._entries = 0  # bytes in its index
+        self._indexes: dict[int, int] = {}  # the same of every segment before it, by its start
         self._stream = 0
         self._stamp = 0
 
@@ -96,7 +104,8 @@ class LogWriter:
                 count = os.pwrite(self._output, data[done : done + self._segment - at], at)
                 now = time.time_ns()
                 # Also where the wall clock was set back.
-                if stream != self._stream or not 0 <= now - self._stamp < _STRETCH_NS:
+                stretch = _STRETCH_NS if self._entries < _LONG else _LONG_STRETCH_NS
+                if stream != self._stream or not 0 <= now - self._stamp < stretch:
                     self._add_entry(now, stream)
                 self._end += count
                 self.cursor.end = self._end
@@ -133,6 +142,8 @@ class LogWriter:
         """Open the segment that starts at ``end``. May fail half-way and be called again."""
         self._close()
         start = self._end
+        if self._start >= self._oldest:  # not where this is tried again
+            self._indexes[self._start] = self._entries
         self._retire(start)
         path = f"{self._dir}/{output_name(start)}"
         if self._spare:
@@ -152,14 +163,17 @@ class LogWriter:
         """Give up old segments before the one at ``start``; keep one file of them to use again."""
         while self._oldest < start:
             after = self._oldest + self._segment
-            read = self._floor - after >= self._keep
+            beside = self._indexes[self._oldest]
+            kept = self._floor - after + sum(self._indexes.values()) - beside
+            read = self._floor >= after and kept >= self._keep
             unread = start + self._segment - max(self._oldest, self._floor)
             if not read and not (self._drop and unread > self._limit):
                 break
             output = f"{self._dir}/{output_name(self._oldest)}"
-            beside = f"{self._dir}/{index_name(self._oldest)}"
+            index_file = f"{self._dir}/{index_name(self._oldest)}"
+            del self._indexes[self._oldest]
             self._oldest = self.cursor.oldest = after  # before the files are touched
-            os.unlink(beside)
+            os.unlink(index_file)
             if self._spare:
                 os.unlink(output)
             else:
