@@ -24,9 +24,9 @@ BACKLOG = 0.25
 LEAST = 64 * 1024
 """Bytes that may be on their way in any case; a message or two."""
 
-FIRST = 256 * 1024
-"""Bytes that may be on their way before the first round is over: as much as clients acknowledge at
-once, so that the first round ends as soon as it can."""
+FIRST = 320 * 1024
+"""Bytes that may be on their way before the first round is over: a message more than what clients
+acknowledge at once (256 KiB), so that the first round ends as soon as it can."""
 
 ROUNDS = 4
 """Rounds whose rates count."""

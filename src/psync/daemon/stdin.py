@@ -108,6 +108,8 @@ class Stdin:
             self._starter = viewer.who
         before = self._viewers.get(viewer.who)
         former = self._holders.holder
+        if former is not None and former in self._viewers and not self._viewers[former].link.open:
+            self._holders.lose(former)  # as its connection will tell in a moment
         self._viewers[viewer.who] = viewer
         self._holders.attach(viewer.who, waits=viewer.shares)
         self._changed(former)

@@ -142,8 +142,9 @@ class Supervisor:
                 self._log.raise_floor(frame.offset)
                 self._outputs.resume()
             case wire.Lead():
-                self._log.lead = frame.offset
-                self._outputs.resume()
+                if not self._emptying:
+                    self._log.lead = frame.offset
+                    self._outputs.resume()
             case wire.Viewers():
                 self._viewers = frame.count
                 self._apply_policy()
@@ -308,6 +309,7 @@ class Supervisor:
             self._emptying = True
             self._loop.cancel("sweep")
             self._loop.cancel("drain")
+            self._log.lead = None  # what the pipes hold is little, and nobody is left to wait
             self._outputs.finish()
             self._finish_if_over()
 
