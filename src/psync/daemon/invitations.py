@@ -253,7 +253,7 @@ class Invitations:
                     found = one
             if found is None:
                 withdrawn = self._note_wrong(file, address, now)
-                raise InvitationRefused("the daemon has made no such invitation", withdrawn)
+                raise InvitationRefused("the daemon knows no such invitation", withdrawn)
             if not found.outstanding(now):
                 raise InvitationRefused(f"this invitation {_why(found)}")
             self._write(file.wrong, _ended(file.invitations, (found,), "used"))
