@@ -40,6 +40,9 @@ PATIENCE = 0.5
 """Seconds that the daemon stands still, at most, for the lock on the list, when a client of the
 user's own authority comes for the first time."""
 
+LONGEST_REASON = 300
+"""Characters of the reason for the end of a connection that are logged."""
+
 logger = logging.getLogger("psync.daemon")
 
 
@@ -200,7 +203,8 @@ class Connections:
             return
         connection.closed()
         client = connection.client
-        reason = error.message if error else "closed"
+        # a peer that says goodbye with an error chooses the words
+        reason = printable(error.message)[:LONGEST_REASON] if error else "closed"
         logger.info("client %s left: %s", printable(client.name), reason)
         self._audit.write("left", client, address=link.address, reason=reason)
         self._seen.left(client.client_id)

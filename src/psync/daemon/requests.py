@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
 from typing import Any
 
 from psync.daemon.guard import Guard
@@ -13,7 +12,7 @@ from psync.daemon.listing import no_such_run
 from psync.daemon.projects import Projects
 from psync.daemon.runs import Runs
 from psync.daemon.tasks import Tasks
-from psync.errors import ConnectionLost, PsyncError, Refused
+from psync.errors import PsyncError, Refused
 from psync.protocol import messages as m
 from psync.transport.link import Link
 
@@ -89,21 +88,23 @@ class Requests:
         self._tasks.start(f"answer {type(request).__name__}", self._answer(request, answer))
 
     async def _answer(self, request: Request, answer: Awaitable[Answer]) -> None:
-        with suppress(ConnectionLost):
-            try:
-                self._link.send(await answer)
-            except PsyncError as error:
-                self._refuse(request, error)
-            except Exception:
-                failed = PsyncError(
-                    "the daemon could not answer", hint="the daemon's log says more"
-                )
-                self._refuse(request, failed)
-                raise
+        try:
+            self._say(await answer)
+        except PsyncError as error:
+            self._refuse(request, error)
+        except Exception:
+            failed = PsyncError("the daemon could not answer", hint="the daemon's log says more")
+            self._refuse(request, failed)
+            raise
+
+    def _say(self, message: Answer | m.RequestRefused) -> None:
+        """Send an answer, unless the connection has ended meanwhile, for whatever reason."""
+        if self._link.open:
+            self._link.send(message)
 
     def _refuse(self, request: Request, error: PsyncError) -> None:
         # the message may repeat what the client said, at any length
-        self._link.send(
+        self._say(
             m.RequestRefused(
                 request=request.request,
                 code=error.code,

@@ -30,6 +30,10 @@ WRITE_HIGH_WATER = 512 * 1024
 """Bytes in the transport's buffer above which ``writable`` turns False. Large enough for eight full
 messages in flight, small enough that a control message never waits behind more than that."""
 
+MOST_UNSENT = 8 * 1024 * 1024
+"""Bytes that may wait to be sent. Data waits for ``writable``, so these are answers to a peer that
+goes on asking and does not read; more of them end the connection."""
+
 _WEBSOCKET_HEADER = 14  # bytes that picows wants in front of a message (RFC 6455, 5.2)
 
 HEADROOM = _WEBSOCKET_HEADER + HEADER.size
@@ -115,6 +119,7 @@ class Link(picows.WSListener):
             ProtocolError: the message is too large.
         """
         self._write(self._machine.send(message))
+        self._check_unsent()
 
     def send_data(self, channel: int, stream: int, offset: int, buffer: bytearray) -> None:
         """Send a piece of a stream without copying it.
@@ -225,9 +230,17 @@ class Link(picows.WSListener):
         if self._transport is not None:
             self._transport.send(picows.WSMsgType.BINARY, message)
 
+    def _check_unsent(self) -> None:
+        if self.writable or self._transport is None or not self.open:
+            return
+        unsent = self._transport.underlying_transport.get_write_buffer_size()
+        if unsent > MOST_UNSENT:
+            self.close(ConnectionLost(f"{unsent} bytes wait to be read by the other side"))
+
     def _pump(self) -> None:
         for message in self._machine.take_outgoing():
             self._write(message)
+        self._check_unsent()
         if self._machine.state is State.CLOSED:
             self._wind_down()
         elif self._timer is None:
