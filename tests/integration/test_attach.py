@@ -216,12 +216,24 @@ def test_detaching_and_coming_back(home: Field) -> None:
         typist.type(b"~d\n")
         status, out, err = typist.end()
     assert (status, out) == (0, b"")  # nor did the newlines behind the keys arrive
-    assert b"psync: detached; " in err
+    assert b"psync: detached; the run goes on there; psync attach " in err
     words = err.decode().split("; ")[-1].split()
     assert words[:2] == ["psync", "attach"]
+    assert info(home, words[2])["disconnect_grace"] is None  # for as long as it takes
     done = home.psync("attach", words[2], input=b"end\n")
     assert done.stdout.endswith(b"got ~d\ngot end\n")
     assert done.returncode == 4
+
+
+def test_a_policy_that_was_chosen_outlives_detaching(home: Field) -> None:
+    words = ("run", "--no-sync", "--on-disconnect", "stop:1h", "sh", "-c", ECHO)
+    with Typist(home, *words) as typist:
+        read_until(typist.process, b"ready\n")
+        typist.type(b"~d\n")
+        status, _, err = typist.end()
+    assert status == 0
+    assert b"psync: detached; the run goes on there for up to 3600 seconds; psync attach " in err
+    assert home.psync("attach", input=b"end\n").returncode == 4
 
 
 def test_ending_the_connection_leaves_the_run_to_its_policy(home: Field) -> None:

@@ -198,6 +198,19 @@ def test_a_viewer_keeps_the_run_alive_and_so_does_the_policy_for_ever(runs: Runs
     assert seen.wait_over().reason == "exited"
 
 
+def test_a_run_that_is_to_be_kept_needs_no_client_any_more(runs: Runs) -> None:
+    run = runs.start([b"cat"], disconnect_grace=0.3)
+    connection = run.connect()
+    connection.send(wire.Viewers(1), wire.Keep(), wire.Stdin(0, b"x"))
+    connection.expect_stdin_taken(1)
+    connection.close()
+    runs.start([b"sleep", b"1000"], disconnect_grace=0.6).wait_over()
+    again = run.connect()
+    assert again.hello.flags & wire.Hello.KEPT
+    again.send(wire.StdinEof(1))
+    assert run.wait_over().reason == "exited"
+
+
 def test_a_full_log_that_nobody_will_ever_read_does_not_keep_the_run(runs: Runs) -> None:
     run = runs.start([b"yes"], log_limit=100_000, disconnect_grace=0.2)
     result = run.wait_over()

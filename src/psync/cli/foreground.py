@@ -44,12 +44,15 @@ class Manner(msgspec.Struct, frozen=True):
         on: what to add to a command to reach the same target: `` --on handheld``, or nothing.
         escape: the escape character where stdin is a terminal, None for none.
         joined: the run is not this command's own: whoever leaves it leaves it alone.
+        keep: a run that is detached from needs no client any more; False where its disconnect
+            policy was chosen.
     """
 
     where: str
     on: str = ""
     escape: bytes | None = None
     joined: bool = False
+    keep: bool = False
 
 
 class Foreground:
@@ -171,7 +174,7 @@ class Foreground:
             raise error
         status = self._left.result()
         if not self._staying:
-            run.detach()
+            run.detach(keep=status == 0 and self._manner.keep)
             await self._target.close()  # so that the daemon has been told
         if status == 0:
             say(f"detached; {fate(run)}; {self._again()}")

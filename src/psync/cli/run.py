@@ -57,6 +57,7 @@ class Order(msgspec.Struct, frozen=True):
         detach: leave the run to itself.
         escape: the escape character where stdin is a terminal, None for none.
         on: what to add to a command to reach the same target.
+        keep: who detaches with ~d keeps the run; False where its disconnect policy was chosen.
     """
 
     target: TargetSpec
@@ -68,6 +69,7 @@ class Order(msgspec.Struct, frozen=True):
     detach: bool
     escape: bytes | None
     on: str
+    keep: bool
 
 
 def main(argv: list[str]) -> int:
@@ -179,6 +181,7 @@ def _order(options: argparse.Namespace) -> Order:
         spec=spec,
         verbose=options.verbose,
         detach=options.detach,
+        keep=config.origin("run.on_disconnect") == "default",
         escape=options.escape,
         on=f" --on {target.name}" if options.on else "",
     )
@@ -243,7 +246,7 @@ class _Command:
             if order.detach:
                 show(f"{await detach(target, run, signals, where)}\n")
                 return 0
-            manner = Manner(where, on=order.on, escape=order.escape)
+            manner = Manner(where, on=order.on, escape=order.escape, keep=order.keep)
             return await Foreground(target, run, signals, manner).follow()
         finally:
             target.abandon()

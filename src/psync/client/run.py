@@ -138,12 +138,20 @@ class RemoteRun:
         """
         return await asyncio.shield(self._ended)
 
-    def detach(self) -> None:
-        """Leave the run to itself, on purpose: it goes on, and can be attached to again."""
+    def detach(self, *, keep: bool = False) -> None:
+        """Leave the run to itself, on purpose: it goes on, and can be attached to again.
+
+        Args:
+            keep: from now on it needs no client, whatever its disconnect policy was. A daemon of an
+                older version does not know that; ``grace`` says what holds.
+        """
         if self._ended.done():
             return
         if self.connected:
-            self._try_send(wire.Detach(channel=self._channel))
+            keep = keep and "keep" in self._lifeline.features
+            if keep:
+                self.grace = None
+            self._try_send(wire.Detach(channel=self._channel, keep=keep))
         self._finish(ConnectionLost("this side left the run"))
 
     # -- output ---------------------------------------------------------------------------------

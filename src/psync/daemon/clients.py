@@ -128,6 +128,8 @@ class ClientConnection:
             return
         run = attachment.run
         if isinstance(message, m.Detach):
+            if message.keep and attachment.acts:
+                run.keep()
             self._leave(message.channel)
         elif isinstance(message, m.StdinEnd):
             run.end_stdin(attachment.viewer, message.offset)

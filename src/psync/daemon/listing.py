@@ -111,9 +111,10 @@ class Entry:
             end = oldest = 0
         if self._fixed.started is None and run.state is not RunState.STARTING:
             self._fixed = msgspec.structs.replace(self._fixed, started=_started(run.directory))
-        return msgspec.structs.replace(
+        info = msgspec.structs.replace(
             self._fixed, state=run.state, viewers=run.viewers, output=end, oldest=oldest
         )
+        return msgspec.structs.replace(info, disconnect_grace=None) if run.kept else info
 
 
 def no_such_run(run_id: str) -> Refused:

@@ -57,6 +57,7 @@ class Run:
 
     Attributes:
         state: where it is in its life.
+        kept: it needs no client, as its supervisor knows it.
         stdin: its stdin, and whose that is.
     """
 
@@ -66,6 +67,7 @@ class Run:
         self.id = run_id
         self.directory = directory
         self.state = RunState.STARTING
+        self.kept = False
         self._owner = owner
         self._supervisor = SupervisorLink()
         # Whether a supervisor has said hello, ever; before that there is nothing to tell viewers.
@@ -251,6 +253,12 @@ class Run:
         else:
             self._tell(wire.Signal(number))
 
+    def keep(self) -> None:
+        """From now on the run needs no client; a supervisor of 0.1 keeps to what it was told."""
+        if self._keeps:
+            self.kept = True
+            self._supervisor.send(wire.Keep().encode())
+
     def terminate(self) -> None:
         """Send SIGTERM to every process of the run."""
         self._stopping(wire.Terminate())
@@ -304,6 +312,8 @@ class Run:
 
     def _on_hello(self, frame: wire.Hello) -> None:
         self.stdin.on_hello(frame, estranged=self._estranged and self._met)
+        self._keeps = bool(frame.flags & wire.Hello.KEEPS)
+        self.kept = bool(frame.flags & wire.Hello.KEPT)
         stopping = frame.flags & wire.Hello.STOPPING or self.state is RunState.STOPPING
         self.state = RunState.STOPPING if stopping else RunState.RUNNING
         self._met, self._estranged = True, False

@@ -231,10 +231,16 @@ class Refused(Control, frozen=True, kw_only=True):
 
 
 class Detach(Control, frozen=True, kw_only=True):
-    """Client: I leave this run on purpose; it goes on."""
+    """Client: I leave this run on purpose; it goes on.
+
+    Attributes:
+        channel: the attachment.
+        keep: from now on the run needs no client, whatever its disconnect policy was.
+    """
 
     TYPE = 0x24
     channel: Channel
+    keep: bool = False
 
 
 class Exited(Control, frozen=True, kw_only=True):

@@ -62,6 +62,7 @@ class Supervisor:
         self._loop.on_signal(signal.SIGCHLD, self._on_child)
         self._loop.on_signal(signal.SIGTERM, self._on_sigterm)
         self._viewers = 0
+        self._grace = spec.disconnect_grace
         self._reason = "exited"
         self._stopping = False
         self._status: int | None = None  # of the program, as waitpid gave it
@@ -123,7 +124,9 @@ class Supervisor:
     # What the daemon says
 
     def _greet(self) -> wire.Frame:
-        flags = 0
+        flags = wire.Hello.KEEPS
+        if self._grace is None:
+            flags |= wire.Hello.KEPT
         if self._executed:
             flags |= wire.Hello.STARTED
         if self._stdin.closed:
@@ -160,6 +163,9 @@ class Supervisor:
                 self._kill()
             case wire.Stop():
                 self._stop("stopped", frame.signum, frame.grace_ms / 1000)
+            case wire.Keep():
+                self._grace = None
+                self._loop.cancel("disconnect")
             case wire.CloseOutput():
                 self._outputs.close_stream(frame.stream)
 
@@ -178,8 +184,8 @@ class Supervisor:
             self._outputs.resume()
         if self._stopping and self._status is not None:
             self._outputs.give_up()
-        if self._spec.disconnect_grace is not None:
-            self._loop.call_in("disconnect", self._spec.disconnect_grace, self._on_disconnected)
+        if self._grace is not None:
+            self._loop.call_in("disconnect", self._grace, self._on_disconnected)
 
     def _on_disconnected(self) -> None:
         if self._status is not None:  # only its output is left, and nobody to read it

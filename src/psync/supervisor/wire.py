@@ -21,6 +21,7 @@ that nobody was greeted. If there is none and ``record.Owner.alive`` is false, t
         Stop          the ladder: signal to the group, after the grace Terminate, 2 s later Kill
         Floor         output below this offset is not needed by any client any more
         Lead          the log may grow up to this offset while a client is attached
+        Keep          from now on the run needs no client
         CloseOutput   the last reader of a stream is gone: the program's next write gets SIGPIPE
 
     supervisor → daemon
@@ -215,6 +216,16 @@ class Lead(_Offset):
     TYPE = 10
 
 
+class Keep(Frame):
+    """The disconnect policy is void: the run is kept without a client for as long as it lives.
+
+    Only for a supervisor whose ``Hello`` says ``KEEPS``; those of 0.1 do not know it.
+    """
+
+    __slots__ = ()
+    TYPE = 11
+
+
 class CloseOutput(Frame):
     """Close the read end of ``stream`` (1 stdout, 2 stderr); what it held unread is gone."""
 
@@ -246,7 +257,8 @@ class Hello(Frame):
         stdin_taken: all stdin below this offset needs not be sent again.
         flags: ``STARTED`` (the program was executed), ``STDIN_CLOSED`` (see ``StdinClosed``),
             ``STDIN_EOF`` (the end of stdin is known), ``STOPPING`` (a stop, terminate, kill or the
-            disconnect policy is under way, or the program has ended and its tree is cleared up).
+            disconnect policy is under way, or the program has ended and its tree is cleared up),
+            ``KEEPS`` (this supervisor knows ``Keep``), ``KEPT`` (it was told).
     """
 
     __slots__ = ("flags", "pid", "stdin_taken")
@@ -257,6 +269,8 @@ class Hello(Frame):
     STDIN_CLOSED = 2
     STDIN_EOF = 4
     STOPPING = 8
+    KEEPS = 16
+    KEPT = 32
 
     def __init__(self, pid: int, stdin_taken: int, flags: int) -> None:
         self.pid = pid
@@ -374,7 +388,7 @@ def _table(*kinds: type[Frame]) -> dict[int, type[Frame]]:
 
 
 FROM_DAEMON = _table(
-    Viewers, Stdin, StdinEof, Signal, Terminate, Kill, Stop, Floor, Lead, CloseOutput
+    Viewers, Stdin, StdinEof, Signal, Terminate, Kill, Stop, Floor, Lead, CloseOutput, Keep
 )
 FROM_SUPERVISOR = _table(Hello, Started, Grew, StdinTaken, StdinClosed, Exited)
 TO_LAUNCHER = _table(Launch)
