@@ -20,6 +20,7 @@ from tests.support.daemon import Home
 from tests.support.field import SOURCES, Field
 
 import psync
+from psync.errors import NotPaired
 
 BEFORE = "0.1.0"
 WHEEL = Path(__file__).parent / "data" / f"psync-{BEFORE}-py3-none-any.whl"
@@ -45,6 +46,14 @@ def use(home: Home, directory: str) -> None:
     home.env["PYTHONPATH"] = directory
 
 
+def list_as_before(path: Path) -> None:
+    """Rewrite a list of clients, which this version's pairing wrote, as 0.1 would have."""
+    fields = ("name", "fingerprint", "client_id", "paired", "expires", "revoked")
+    clients = json.loads(path.read_text())["clients"]
+    old = [{name: one.get(name) for name in fields} for one in clients]
+    path.write_text(json.dumps({"version": 1, "clients": old}))
+
+
 def version(directory: str) -> str:
     said = subprocess.run(
         [sys.executable, "-P", "-m", "psync.cli.main", "--version"],
@@ -61,18 +70,15 @@ def test_the_two_versions_are_two(before: str) -> None:
     assert psync.__version__ != BEFORE
 
 
-async def test_runs_live_through_an_upgrade_and_a_downgrade(before: str) -> None:
-    async with World() as world:
-        versions = [before, SOURCES, before, SOURCES]
-        world.kill_daemon()
-        use(world.home, before)
-        world.start_daemon()
+async def test_runs_live_through_an_upgrade(before: str) -> None:
+    async with World(before) as world:
+        list_as_before(Path(world.home.paths.clients))
         script = "trap 'echo interrupted; exit 9' INT; echo one; read x; echo $x; read x; exit $x"
         runs = [await world.start("sh", "-c", script) for _ in range(3)]
         collecting = [asyncio.create_task(collect(run)) for run in runs]
-        for number, directory in enumerate(versions[1:], 1):
+        use(world.home, SOURCES)
+        for number in (1, 2):
             await asyncio.to_thread(world.kill_daemon)
-            use(world.home, directory)
             await asyncio.to_thread(world.start_daemon)
             run = await world.start("sh", "-c", f"exit {number}")  # it takes new ones as well
             assert (await run.wait()).code == number
@@ -91,6 +97,26 @@ async def test_runs_live_through_an_upgrade_and_a_downgrade(before: str) -> None
         await asyncio.to_thread(world.check)
 
 
+async def test_a_daemon_of_the_version_before_leaves_alone_what_it_does_not_know(
+    before: str,
+) -> None:
+    async with World() as world:
+        run = await world.start("sh", "-c", "echo one; read x; echo $x; exit 6")
+        world.target.abandon()
+        await asyncio.to_thread(world.kill_daemon)
+        use(world.home, before)
+        await asyncio.to_thread(world.start_daemon)
+        with pytest.raises(NotPaired):  # it cannot tell what a later list of clients means
+            await world.client("desk").open()
+        await asyncio.to_thread(world.kill_daemon)
+        use(world.home, SOURCES)
+        await asyncio.to_thread(world.start_daemon)
+        again = await world.client("desk").attach(run.id)
+        await again.write_stdin(b"two\n")
+        got = await collect(again)
+        assert (got.output, got.status and got.status.code) == (b"one\ntwo\n", 6)
+
+
 def test_a_client_of_the_version_before_and_this_daemon(before: str, field: Field) -> None:
     field.pair()
     field.script("game", "echo out; echo err >&2; cat; exit 5\n")
@@ -100,13 +126,22 @@ def test_a_client_of_the_version_before_and_this_daemon(before: str, field: Fiel
     assert done.stderr.endswith(b"err\n")
 
 
-def test_a_daemon_of_the_version_before_and_this_client(before: str, field: Field) -> None:
-    field.pair()
-    field.script("game", "echo out; cat; exit 5\n")
-    field.kill_daemon()
-    started = field.server("start", env={"PYTHONPATH": before})
-    assert started.returncode == 0, started.stderr
-    record = json.loads((field.server_home / "state/daemon.json").read_text())
-    assert record["software"].endswith(BEFORE)
-    done = field.psync("run", "./game", input=b"in\n")
-    assert (done.stdout, done.returncode) == (b"out\nin\n", 5)
+def test_a_daemon_of_the_version_before_and_this_client(before: str) -> None:
+    with Field(server_env={"PYTHONPATH": before}) as field:
+        field.pair()
+        record = json.loads((field.server_home / "state/daemon.json").read_text())
+        assert record["software"].endswith(BEFORE)
+        field.script("game", "echo out; cat; exit 5\n")
+        done = field.psync("run", "./game", input=b"in\n")
+        assert (done.stdout, done.returncode) == (b"out\nin\n", 5)
+        done = field.psync("ps")
+        assert done.returncode == 125
+        assert b"upgrade" in done.stderr
+        # upgraded there: the pairing holds, and the history is there
+        field.server("start", env={"PYTHONPATH": before})
+        field.kill_daemon()
+        field.server("start")
+        (run,) = json.loads(field.psync("ps", "-a", "--json").stdout)
+        assert run["state"] == "exited"
+        done = field.psync("run", "./game", input=b"in\n")
+        assert (done.stdout, done.returncode) == (b"out\nin\n", 5)

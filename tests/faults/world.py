@@ -51,6 +51,7 @@ class World:
     """Everything of one test.
 
     Args:
+        sources: where the daemon's psync is, by default this tree's.
         buffer: see ``Proxy``.
 
     Attributes:
@@ -59,8 +60,10 @@ class World:
         target: the client.
     """
 
-    def __init__(self, *, buffer: int | None = None) -> None:
+    def __init__(self, sources: str | None = None, *, buffer: int | None = None) -> None:
         self.home = Home()
+        if sources is not None:
+            self.home.env["PYTHONPATH"] = sources
         self.proxy = Proxy(0, buffer)
         self.told: list[PsyncError | None] = []
         self.target: Target
