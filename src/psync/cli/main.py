@@ -25,7 +25,7 @@ Build here, run there: sync a program to another host, run it, stream its output
   psync logs [-f] [RUN]                 show a run's output; -f: and what is to come
   psync attach [RUN]                    continue a run that goes on without you
   psync stop RUN…                       end runs with everything they started
-  psync pair [USER@]HOST                make a host a target, over ssh
+  psync pair [USER@]HOST                make a host a target, over ssh; --invite: without it
   psync targets                         list the targets
 
   psync COMMAND --help                  what a command takes
