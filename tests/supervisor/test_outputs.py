@@ -70,6 +70,15 @@ def test_a_program_waits_for_whoever_watches_it(runs: Runs) -> None:
     assert run.wait_over().output_end == 500_000
 
 
+def test_a_killed_programs_last_output_does_not_wait_for_the_one_who_watches(runs: Runs) -> None:
+    run = runs.start([b"sh", b"-c", b"head -c 500000 /dev/zero"])
+    connection = run.connect()
+    connection.send(wire.Viewers(1), wire.Lead(100_000))
+    wait_until(lambda: run.reader.end >= 100_000)
+    connection.send(wire.Stop(15, 10_000))
+    assert run.wait_over().output_end >= 100_000
+
+
 GENERATOR = """
 import hashlib, os, sys, random
 size, out = int(sys.argv[1]), random.Random(5)

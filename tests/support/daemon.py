@@ -245,6 +245,12 @@ class Client:
         )
         return attachment
 
+    def attach_as_0_1_0(self, run: str, offset: int = 0) -> Attachment:
+        """The same as version 0.1.0 does it, which does not say which attachment it is."""
+        attachment = self._attachment(offset)
+        self.link.send(m.Attach(channel=attachment.channel, run=run, offset=offset))
+        return attachment
+
     async def wait(self, what: Callable[[], object]) -> None:
         """Wait until it is true; it is looked at whenever the daemon says something."""
         async with asyncio.timeout(TIMEOUT):
@@ -348,6 +354,15 @@ class Attachment:
 
     async def refused(self) -> m.Refused:
         return await self.expect(m.Refused)
+
+    async def wait_holder(self, name: str | None) -> None:
+        """Wait until ``StdinHolder`` has named this holder last, None for this attachment."""
+
+        def named() -> bool:
+            told = [said for said in self.said if isinstance(said, m.StdinHolder)]
+            return bool(told) and told[-1].holder == name
+
+        await self.client.wait(named)
 
     async def takes(self, end: int) -> None:
         """Wait until the window allows stdin up to ``end``."""
