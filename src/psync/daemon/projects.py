@@ -9,7 +9,9 @@ rsync writes only inside directories that carry the marker, and runs start only 
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import time
 
 import msgspec
@@ -21,6 +23,11 @@ from psync.text import printable
 
 FORMAT = 1
 """Version of the marker's format."""
+
+LONGEST_PATH = 4095
+"""Bytes that a path may have for the kernel (PATH_MAX, without the NUL at its end)."""
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Marker(msgspec.Struct, frozen=True):
@@ -65,7 +72,7 @@ class Projects:
         """Make the project's directory unless it is there; return its path.
 
         Raises:
-            Refused: the ID is not one, or the project is another client's.
+            Refused: the ID is not one, the source no path, or the project is another client's.
             DestinationError: the directory cannot be made, or is not a project's.
         """
         path = self.directory(project)
@@ -77,6 +84,8 @@ class Projects:
                     hint="copies of one client identity must not share a project",
                 )
             return path
+        if len(source) > LONGEST_PATH:
+            raise Refused(f"a project's root of {len(source)} bytes is longer than a path may be")
         try:
             private_directory(self.root)
             private_directory(path)
@@ -122,6 +131,8 @@ class Projects:
         if parts[0] not in (b"tree", b"outside") or b".." in parts or b"\0" in path:
             raise Refused(f"{printable(path)} is not a path in a project's mirror")
         absolute = os.path.join(directory, os.fsdecode(path))
+        if len(os.fsencode(absolute)) > LONGEST_PATH:
+            raise Refused(f"{len(path)} bytes are more than a path in a project's mirror may have")
         _check_inside(directory, os.path.dirname(absolute) if len(parts) > 1 else absolute, path)
         return absolute
 
@@ -137,8 +148,10 @@ class Projects:
         absolute = self.resolve(directory, path)
         # The client's working directory has no links in its path, so its mirror has none either.
         _check_inside(directory, absolute, path)
+        if os.path.isdir(absolute):
+            return absolute
         try:
-            os.makedirs(absolute, exist_ok=True)
+            _make_directories(directory, absolute, path)
         except FileExistsError:
             pass  # a file is there; starting the run says so
         except OSError as error:
@@ -162,6 +175,65 @@ class Projects:
 
 
 def _check_inside(directory: str, absolute: str, path: bytes) -> None:
-    inside = os.path.realpath(directory)
-    if not f"{os.path.realpath(absolute)}/".startswith(f"{inside}/"):
-        raise Refused(f"{printable(path)} leaves the project's mirror through a link")
+    inside, real = _real(directory), _real(absolute)
+    if not f"{real}/".startswith(f"{inside}/"):
+        raise _leaves(path)
+
+
+def _make_directories(directory: str, absolute: str, path: bytes) -> None:
+    """Make what is missing of ``absolute``, which is inside ``directory``.
+
+    A link that appears on the way meanwhile is not followed. Nor does the depth matter, as it would
+    for ``os.makedirs``, which calls itself for every directory.
+
+    Raises:
+        Refused: such a link is there.
+        FileExistsError: ``absolute`` is no directory.
+        OSError: it cannot be made.
+    """
+    top = _real(directory)
+    names = os.path.relpath(_real(absolute), top).split("/")
+    if names[0] == "..":
+        raise _leaves(path)
+    at = os.open(top, _DIRECTORY)
+    try:
+        for depth, name in enumerate(names, 1):
+            try:
+                os.mkdir(name, dir_fd=at)
+            except FileExistsError:
+                pass
+            try:
+                inner = os.open(name, _DIRECTORY, dir_fd=at)
+            except OSError as error:
+                if error.errno in (errno.ENOTDIR, errno.ELOOP) and _is_link(name, at):
+                    raise _leaves(path) from error
+                if error.errno == errno.ENOTDIR and depth == len(names):
+                    raise FileExistsError from error
+                raise
+            os.close(at)
+            at = inner
+    finally:
+        os.close(at)
+
+
+def _is_link(name: str, directory: int) -> bool:
+    return stat.S_ISLNK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
+
+
+def _real(path: str) -> str:
+    """Return the path without links.
+
+    Raises:
+        Refused: it changes while it is looked at.
+    """
+    try:
+        return os.path.realpath(path)
+    except OSError as error:  # what was a link a moment ago is none any more
+        raise Refused(
+            f"{printable(path)} cannot be looked at on the daemon host: {error.strerror}",
+            hint="something changes links there; end it, then try again",
+        ) from error
+
+
+def _leaves(path: bytes) -> Refused:
+    return Refused(f"{printable(path)} leaves the project's mirror through a link")
