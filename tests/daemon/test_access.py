@@ -435,3 +435,90 @@ def test_a_look_needs_neither_cryptography_nor_ssl(access: AccessList, path: str
         text=True,
     )
     assert done.stdout.split("\n")[:2] == ["desk", "[]"]
+
+
+# -- rights and renewed certificates ---------------------------------------------------------------
+
+
+def test_rights_are_kept_when_a_client_pairs_again(access: AccessList) -> None:
+    add(access, "a", role="view", projects=("game-*",), via="invitation", address="192.0.2.7")
+    again = add(access, "a", fingerprint=mark("b"))
+    assert (again.role, again.projects, again.via) == ("view", ("game-*",), "ssh")
+    assert add(access, "a", role="run", projects=()).projects == ()
+    with pytest.raises(UsageError, match="matches"):
+        add(access, "a", projects=("a b",))
+
+
+def test_a_change_of_rights_is_noticed(access: AccessList, path: str) -> None:
+    record = add(access, "a")
+    assert access.changed()
+    AccessList(path).limit("desk", role="view")
+    assert access.changed()
+    assert access.still_admitted(record).role == "view"
+    AccessList(path).limit("desk", projects=("x",))
+    assert access.still_admitted(record) == access.find(mark("a"))
+
+
+def test_both_certificates_count_until_the_new_one_is_used(access: AccessList) -> None:
+    record = add(access, "a", expires=10.0)
+    new = access.renewed(record, fingerprint=mark("b"), expires=20.0, in_use=mark("a"))
+    assert access.admit(mark("a")) == access.admit(mark("b")) == new
+    assert (new.end_of(mark("a")), new.end_of(mark("b"))) == (10.0, 20.0)
+    # the answer got lost: the one in use stays, and not the one that nobody has
+    newer = access.renewed(new, fingerprint=mark("c"), expires=30.0, in_use=mark("a"))
+    assert access.find(mark("b")) is None
+    assert (newer.end_of(mark("a")), newer.previous) == (10.0, mark("a"))
+    access.settled(new)  # somebody late, about one that is not the newest any more
+    assert access.find(mark("a")) is not None
+    access.settled(newer)
+    assert access.find(mark("a")) is None
+    assert access.find(mark("c")) is not None
+    assert access.still_admitted(record).fingerprint == mark("c")
+
+
+def test_a_revoked_client_renews_and_settles_nothing(access: AccessList) -> None:
+    record = add(access, "a")
+    new = access.renewed(record, fingerprint=mark("b"), expires=20.0, in_use=mark("a"))
+    access.revoke("desk")
+    for digit in "ab":
+        assert access.revoked(mark(digit))
+        with pytest.raises(NotPaired, match="revoked"):
+            access.admit(mark(digit))
+    with pytest.raises(NotPaired, match="revoked"):
+        access.renewed(new, fingerprint=mark("c"), expires=20.0, in_use=mark("b"))
+    with pytest.raises(NotPaired, match="revoked"):
+        access.settled(new)
+    with pytest.raises(NotPaired, match="revoked"):
+        access.still_admitted(record)
+
+
+def test_an_earlier_pairing_counts_no_more(access: AccessList) -> None:
+    record = add(access, "a", now=1.0)
+    add(access, "a", fingerprint=mark("b"), now=2.0)
+    with pytest.raises(NotPaired, match="any more"):
+        access.still_admitted(record)
+    with pytest.raises(NotPaired, match="any more"):
+        access.renewed(record, fingerprint=mark("c"), expires=20.0, in_use=mark("a"))
+
+
+def test_a_client_of_another_authority(access: AccessList) -> None:
+    fields: dict[str, Any] = {"client_id": identify("a"), "expires": 9.0, "address": "::1"}
+    first = access.certified(name="anna", fingerprint=mark("a"), **fields)
+    assert (first.via, first.role) == ("certificate", "run")
+    access.limit("anna", role="view")
+    second = access.certified(name="other", fingerprint=mark("b"), **fields)
+    assert (second.name, second.role, second.paired) == ("anna", "view", first.paired)
+    assert access.still_admitted(first).fingerprint == mark("b")
+    access.revoke("anna")
+    with pytest.raises(NotPaired, match="revoked"):
+        access.certified(name="anna", fingerprint=mark("c"), **fields)
+    assert len(access.clients()) == 1
+
+
+def test_renaming(access: AccessList) -> None:
+    add(access, "a")
+    add(access, "b", "laptop")
+    assert access.rename("desk", "büro\x1b")[0] == "desk"
+    with pytest.raises(UsageError, match="another client is named laptop"):
+        access.rename("sha256:aaaa", "laptop")
+    assert [one.name for one in access.clients()] == ["b-ro", "laptop"]

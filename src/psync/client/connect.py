@@ -280,6 +280,9 @@ class Connector:
             pass  # it is only found out again next time
 
     def _with_advice(self, error: TrustError) -> TrustError:
+        if self.spec.own is not None:
+            hint = f"check ca, cert, key and server_name in [targets.{self.spec.name}]"
+            return type(error)(f"{self.spec.name}: {error.message}", hint=hint)
         if isinstance(error, NotPaired):
             message = f"{self.spec.name} does not accept this client: {error.message}"
             return NotPaired(message, hint=self.spec.pair_command)
