@@ -91,7 +91,7 @@ async def _watched(count: int, *, slow: bool, size: int = 10_000_000) -> float:
         world.proxy.rate = 10_000
         starter = world.client("starter", through_proxy=False)
         flood = f"read x; head -c {size} /dev/zero"
-        run = await starter.start([b"sh", b"-c", flood.encode()])
+        run = await world.start("sh", "-c", flood, target=starter)
         fast = [world.client(f"viewer{number}", through_proxy=False) for number in range(count)]
         runs = [await target.attach(run.id) for target in fast]
         slowest = asyncio.create_task(_drain(await world.target.attach(run.id))) if slow else None
@@ -110,8 +110,12 @@ async def runs() -> None:
     """1,000 runs of a sleeping program at the same time: their statuses and their memory."""
     count = 1000
     async with World() as world:
+        clients = [world.client(f"client{number}", through_proxy=False) for number in range(5)]
         started = [
-            await world.start("sh", "-c", f"read x; exit {number % 256}") for number in range(count)
+            await world.start(
+                "sh", "-c", f"read x; exit {number % 256}", target=clients[number % len(clients)]
+            )
+            for number in range(count)
         ]
         daemon = world.home.daemon
         assert daemon is not None

@@ -163,10 +163,14 @@ class World:
     # -- runs --------------------------------------------------------------------------
 
     async def start(
-        self, *argv: str, env: dict[str, str] | None = None, grace: float | None = 300.0
+        self,
+        *argv: str,
+        env: dict[str, str] | None = None,
+        grace: float | None = 300.0,
+        target: Target | None = None,
     ) -> RemoteRun:
-        """Start a run in the home directory there, with no project."""
-        run = await self.target.begin(
+        """Start a run in the home directory there, with no project; by default as ``target``."""
+        run = await (target or self.target).begin(
             RunSpec(
                 argv=tuple(word.encode() for word in argv),
                 env=tuple((k.encode(), v.encode()) for k, v in (env or {}).items()),
