@@ -156,7 +156,7 @@ async def test_it_is_too_early(home: Home) -> None:
         assert refused.code == Refused.code
 
 
-async def test_a_certificate_that_does_not_count_and_a_list_that_cannot_be_read(ending: Home) -> None:
+async def test_a_foreign_certificate_and_a_list_that_cannot_be_read(ending: Home) -> None:
     (record,) = access(ending).clients()
     with pytest.raises(NotPaired):
         await renew(ending.paths, record, "sha256:" + "0" * 64, csr(ending))
