@@ -216,3 +216,134 @@ async def test_the_log_grows_with_runs_and_not_with_output(home: Home) -> None:
         assert (await client.start_spec(spec()).refused()).code == "refused"
     assert len(home.log.splitlines()) < 10
     assert "Traceback" not in home.log
+
+
+# -- stopping --------------------------------------------------------------------------
+
+
+async def test_the_ladder_is_climbed_down_by_the_supervisor(shared: Home) -> None:
+    async with shared.client() as client:
+        run = client.start(*shell("trap 'echo usr2; exit 4' USR2; echo on; sleep 100 & wait"))
+        await run.shows(b"on\n")
+        other = client.attach(await run.running())
+        await other.running()
+        stop = m.Stop(channel=other.channel, kill=False, signal="SIGUSR2", grace=1e10)
+        client.link.send(stop)
+        ended = await run.ended()
+        assert (ended.status.code, run.output) == (4, b"on\nusr2\n")
+
+
+async def test_a_grace_that_is_over_ends_what_does_not_listen(shared: Home) -> None:
+    async with shared.client() as client:
+        run = client.start(*shell("trap '' INT TERM; echo on; while :; do sleep 0.05; done"))
+        await run.shows(b"on\n")
+        client.link.send(m.Stop(channel=run.channel, kill=False, signal="SIGINT", grace=0))
+        assert (await run.ended()).status.signal == "SIGKILL"
+
+
+async def test_stopping_by_a_signal_there_is_not_is_refused_in_words(shared: Home) -> None:
+    async with shared.client() as client:
+        run = client.start(*shell("read x; exit 3"))
+        stopper = client.attach(await run.running())
+        await stopper.running()
+        client.link.send(m.Stop(channel=stopper.channel, kill=False, signal="SIGNONE"))
+        refused = await stopper.refused()
+        assert (refused.code, "no signal SIGNONE" in refused.message) == ("refused", True)
+        run.send(b"\n")
+        assert (await run.ended()).status.code == 3
+
+
+# -- rights ----------------------------------------------------------------------------
+
+
+async def test_who_may_only_look_looks(home: Home) -> None:
+    home.start()
+    home.pair("guest")
+    assert home.server("limit", "guest", "--view").returncode == 0
+    async with home.client() as client, home.client("guest") as guest:
+        run = client.start(*shell("echo on; read x; exit 3"))
+        await run.shows(b"on\n")
+        run_id = await run.running()
+        assert "only look" in (await guest.start("true").refused()).message
+        assert "only look" in (await guest.attach(run_id).refused()).message
+        viewer = guest.attach(run_id, read_only=True)
+        await viewer.shows(b"on\n")
+        run.send(b"\n")
+        assert (await viewer.ended()).status.code == 3
+
+
+async def test_what_a_client_may_not_see_does_not_exist_for_it(home: Home) -> None:
+    home.start()
+    async with home.client() as client, home.client("guest") as guest:
+        run = client.start(*shell("echo on; read x"))
+        await run.shows(b"on\n")
+        run_id = await run.running()
+        looks, holds = guest.attach(run_id, read_only=True), guest.attach(run_id)
+        await looks.running()
+        await holds.running()
+        # whoever is attached already has to go, too
+        assert home.server("limit", "guest", "--project", "mine*").returncode == 0
+        for attachment in (looks, holds):
+            gone = await attachment.refused()
+            assert gone.message == f"there is no run {run_id} on this daemon"
+        assert "no run" in (await guest.attach(run_id, read_only=True).refused()).message
+        refused = await guest.ask(m.Locate(request=1, run=run_id, lines=1))
+        assert isinstance(refused, m.RequestRefused)
+        assert "no run" in refused.message
+        listed = await guest.ask(m.ListRuns(request=2))
+        assert listed == m.RunList(request=2, runs=())
+        assert not guest.closed
+        run.send(b"\n")
+        await run.ended()
+
+
+async def test_losing_the_right_to_run_ends_what_is_more_than_looking(home: Home) -> None:
+    home.start()
+    async with home.client() as client, home.client("guest") as guest:
+        run = guest.start(*shell("echo on; read x; exit 3"))
+        await run.shows(b"on\n")
+        looks = guest.attach(await run.running(), read_only=True)
+        await looks.shows(b"on\n")
+        assert home.server("limit", "guest", "--view").returncode == 0
+        assert "only look" in (await run.refused()).message
+        other = client.attach(await run.running())
+        assert (await other.expect(m.Attached)).holder is None
+        other.send(b"\n")
+        assert (await looks.ended()).status.code == 3
+
+
+# -- clients that only look ------------------------------------------------------------
+
+
+async def test_a_client_that_only_looks_changes_nothing(shared: Home) -> None:
+    async with shared.client() as client, shared.client("laptop") as laptop:
+        run = client.start(*shell("echo on; read x; echo $x; exit 3"))
+        await run.shows(b"on\n")
+        looks = laptop.attach(await run.running(), read_only=True)
+        assert (await looks.expect(m.Attached)).holder == "desk"
+        looks.send(b"not this\n")
+        for message in (
+            m.StdinEnd(looks.channel, 9),
+            m.Signal(channel=looks.channel, name="SIGKILL"),
+            m.Stop(channel=looks.channel, kill=True),
+            m.Stop(channel=looks.channel, kill=False, signal="SIGNONE"),
+            m.CloseOutput(channel=looks.channel, stream=Stream.STDOUT),
+        ):
+            laptop.link.send(message)
+        await project(laptop, "answered")  # all of it has been dealt with
+        run.send(b"this\n")
+        ended = await looks.ended()
+        assert (ended.status.code, looks.output) == (3, b"on\nthis\n")
+        assert [type(said) for said in looks.said] == [m.Attached, m.StdinClosed, m.Exited]
+
+
+async def test_a_run_does_not_live_for_a_client_that_only_looks(home: Home) -> None:
+    home.start()
+    async with home.client("laptop") as laptop:
+        async with home.client() as client:
+            run = client.start(*shell("echo on; read x"), disconnect_grace=0.2)
+            await run.shows(b"on\n")
+            looks = laptop.attach(await run.running(), read_only=True)
+            await looks.running()
+        ended = await looks.ended()
+        assert ended.status.signal == "SIGHUP"

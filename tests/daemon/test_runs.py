@@ -465,8 +465,7 @@ async def test_the_oldest_finished_runs_go_but_not_while_somebody_watches(home: 
         await client.start("true").ended()
         assert home.run(copies[1]).exists()
         assert home.run(copies[2]).exists()
-        lazy._acks = True
-        watcher.link.send(m.Ack(lazy.channel, lazy.end))
+        lazy.resume()
         assert (await lazy.ended()).end == 5_000_000
         wait_until(lambda: not home.run(copies[1]).exists())
         assert home.run(copies[2]).exists()

@@ -58,7 +58,7 @@ async def test_ctrl_c_does_not_wait_for_ever_for_a_client(home: Home) -> None:
     assert home.daemon is not None
     async with home.client() as client:
         run = client.start(*shell("echo on; exec head -c 6000000 /dev/zero"))
-        run._acks = False
+        run.pause()
         await client.wait(lambda: run.end > FIRST - SMALL_PIECE)
         home.send_signal(signal.SIGINT)
         await client.expect_closed()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -57,8 +60,7 @@ async def test_a_window_is_never_exceeded_and_a_slow_viewer_only_slows_itself(
         await slow.wait(lambda: FIRST - SMALL_PIECE < lazy.end <= FIRST)
         assert not lazy.has(m.Exited)
         # it goes on as soon as the slow one has written out what it has
-        lazy._acks = True
-        slow.link.send(m.Ack(lazy.channel, lazy.end))
+        lazy.resume()
         await lazy.ended()
         assert lazy.output == eager.output
 
@@ -137,11 +139,10 @@ async def test_small_limits_of_a_peer_are_kept(shared: Home) -> None:
         async with shared.client() as client:
             assert client.link._side is Side.CLIENT
             run = client.start(*shell("head -c 100000 /dev/zero"))
-            run._acks = False
+            run.pause()
             await client.wait(lambda: run.end == 4096)
             assert max(map(len, run.pieces)) <= 1024
-            run._acks = True
-            client.link.send(m.Ack(run.channel, run.end))
+            run.resume()
             assert (await run.ended()).end == 100000
 
 
@@ -222,3 +223,161 @@ async def test_a_run_that_waits_for_a_slow_viewer_goes_on_when_it_leaves(home: H
         slow.link.close()
         assert (await run.ended()).end == size
     wait_until(lambda: "left" in home.log)
+
+
+# -- several viewers -------------------------------------------------------------------
+
+
+def small_log(home: Home) -> None:
+    """Have the daemon keep hardly any output that clients have."""
+    home.directory.joinpath("there").mkdir(mode=0o700)
+    (home.directory / "there/server.toml").write_text('log_limit = "4MiB"\nlog_keep = "0B"\n')
+
+
+async def test_nobody_waits_for_a_client_that_only_looks_and_it_is_told_what_it_missed(
+    home: Home,
+) -> None:
+    small_log(home)
+    home.start()
+    size = 24 * 1024 * 1024
+    async with home.client() as client, home.client("laptop") as laptop:
+        run = client.start(*shell(f"read x; exec head -c {size} /dev/zero"))
+        slow = laptop.attach(await run.running(), acks=False, read_only=True)
+        await slow.running()
+        run.send(b"\n")
+        assert (await run.ended()).end == size
+        before = slow.end
+        assert 0 < before <= FIRST
+        slow.resume()
+        assert (await slow.ended()).end == size
+        gap = await slow.expect(m.Gap)
+        assert (gap.start, len(slow.output)) == (before, size - (gap.end - gap.start))
+
+
+async def test_a_gap_leaves_what_is_on_its_way_counted(home: Home) -> None:
+    """A client refuses more than its window, whatever lies between the pieces."""
+    small_log(home)
+    home.start()
+    async with home.client() as client, home.client("laptop") as laptop:
+        run = client.start(*shell("for i in 1 2 3 4 5; do read x; head -c 8388608 /dev/zero; done"))
+        slow = laptop.attach(await run.running(), acks=False, read_only=True)
+        for part in range(1, 6):
+            run.send(b"\n", part - 1)
+            await run.comes_to(part * 8388608)
+            await laptop.wait(lambda: slow.pieces)
+            # a piece is acknowledged, so that one more is sent, behind what is gone by now
+            laptop.link.send(m.Ack(slow.channel, part * 65536))
+            assert sum(map(len, slow.pieces)) - part * 65536 <= FIRST
+        slow.resume()
+        ended = await slow.ended()
+        assert ended.end == run.end
+        assert sum(map(len, slow.pieces)) < run.end
+
+
+async def test_clients_are_told_when_output_was_written(shared: Home) -> None:
+    began = time.time_ns()
+    async with shared.client() as client:
+        run = client.start(*shell("echo one; read x; echo two >&2; read x; echo three"))
+        await run.shows(b"one\n")
+        run.send(b"\n")
+        await run.shows(b"two\n")
+        run.send(b"\n", 1)
+        await run.ended()
+        assert not run.has(m.Times)
+        run_id = await run.running()
+        late = client.attach(run_id, read_only=True, times=True)
+        assert (await late.expect(m.Attached)).end == 14
+        await late.ended()
+        stamps = [pair for said in late.said if isinstance(said, m.Times) for pair in said.stamps]
+        reader = LogReader(str(shared.run(run_id)), times=True)
+        expected, offset = [], 0
+        while offset < 14:
+            size = len(reader.read(offset)[1])
+            expected.append((offset, reader.stamp))
+            offset += size
+        reader.close()
+        assert stamps == expected
+        assert [offset for offset, _ in stamps[:2]] == [0, 4]
+        assert began <= stamps[0][1] <= stamps[-1][1] <= time.time_ns()
+        # it says so from wherever a client begins
+        tail = client.attach(run_id, 6, read_only=True, times=True)
+        await tail.ended()
+        assert (await tail.expect(m.Times)).stamps[0] == (6, stamps[1][1])
+
+
+async def test_times_come_before_the_output_they_belong_to(shared: Home) -> None:
+    async with shared.client() as client:
+        run = client.start(*shell("for i in 1 2 3 4 5; do echo $i; read x; done"))
+        live = client.attach(await run.running(), read_only=True, times=True)
+        known: list[int] = []
+        for number in range(1, 6):
+            await live.shows(b"%d\n" % number)
+            known = [s[0] for said in live.said if isinstance(said, m.Times) for s in said.stamps]
+            assert known[0] == 0
+            assert known[-1] < live.end
+            run.send(b"\n", number - 1)
+        await live.ended()
+        assert known == sorted(set(known))
+
+
+async def test_a_viewer_with_a_new_connection_holds_nobody_up_on_the_old_one(home: Home) -> None:
+    """Half a minute passes before a dead connection is noticed; the run is not to wait for it."""
+    small_log(home)
+    home.start()
+    size = 24 * 1024 * 1024
+    request = "r" * 16
+    async with home.client() as old, home.client() as new:
+        run = old.start(*shell(f"read x; exec head -c {size} /dev/zero"), request=request)
+        run_id = await run.running()
+        run.pause()
+        again = new.attach(run_id, viewer=request)
+        await again.running()
+        again.send(b"\n")
+        assert (await again.ended()).end == size
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+async def test_a_hundred_viewers_of_a_flood_cost_little_and_hold_nobody_up(home: Home) -> None:
+    small_log(home)
+    home.start()
+    assert home.daemon is not None
+    pid = home.daemon.pid
+    size = 64 * 1024 * 1024
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(home.client())
+        watched = client.start(*shell("read x; exec cat"))
+        run_id = await watched.running()
+        guests = [await stack.enter_async_context(home.client("laptop")) for _ in range(50)]
+        looking = [
+            guest.attach(run_id, acks=bool(number), read_only=True, keeps=False)
+            for number, guest in enumerate(guests + guests)
+        ]
+        for attachment in looking:
+            await attachment.running()
+        before = anonymous(pid)
+        watched.send(b"\n")
+        block, sent = os.urandom(m.MAX_DATA), 1
+        while sent < size:
+            await watched.takes(sent + len(block))
+            watched.send(block, sent)
+            sent += len(block)
+        await watched.takes(sent)
+        assert anonymous(pid) - before < 64 * 1024 * 1024
+        client.link.send(m.StdinEnd(watched.channel, sent))
+        assert (await watched.ended()).end == sent - 1
+        assert watched.output == block * ((sent - 1) // len(block))
+        for attachment in looking[1:]:
+            ended = await attachment.ended()
+            assert attachment.received + attachment.missed == ended.end == sent - 1
+        silent = looking[0]
+        assert silent.received <= FIRST
+        silent.resume()
+        assert (await silent.ended()).end == sent - 1
+
+
+def anonymous(pid: int) -> int:
+    """Bytes of memory that are a process's own; pages of files belong to the system."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) * 1024

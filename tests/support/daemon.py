@@ -230,10 +230,26 @@ class Client:
         return attachment
 
     def attach(
-        self, run: str, offset: int = 0, *, acks: bool = True, viewer: str = "", **options: bool
+        self,
+        run: str,
+        offset: int = 0,
+        *,
+        acks: bool = True,
+        keeps: bool = True,
+        viewer: str = "",
+        **options: bool,
     ) -> Attachment:
-        """Attach to a run on a new channel, as a new viewer unless one is given."""
-        attachment = self._attachment(offset, acks)
+        """Attach to a run on a new channel, as a new viewer unless one is given.
+
+        Args:
+            run: the run's ID.
+            offset: where to begin.
+            acks: acknowledge what comes; see ``Attachment.resume``.
+            keeps: keep it for ``Attachment.output``.
+            viewer: which attachment it is.
+            **options: of ``Attach``.
+        """
+        attachment = self._attachment(offset, acks, keeps)
         self.link.send(
             m.Attach(
                 channel=attachment.channel,
@@ -269,9 +285,9 @@ class Client:
         await self.wait(lambda: self.said)
         return self.said.pop(0)
 
-    def _attachment(self, offset: int = 0, acks: bool = True) -> Attachment:
+    def _attachment(self, offset: int = 0, acks: bool = True, keeps: bool = True) -> Attachment:
         channel = len(self._channels) + 1
-        self._channels[channel] = Attachment(self, channel, offset, acks)
+        self._channels[channel] = Attachment(self, channel, offset, acks, keeps)
         return self._channels[channel]
 
     def _on_message(self, message: m.Message) -> None:
@@ -294,16 +310,21 @@ class Attachment:
         said: everything but output and acknowledgements.
         output: the bytes that came, gaps left out.
         end: offset behind the last byte that came.
+        received: how many bytes came.
+        missed: how many were announced as gone.
     """
 
-    def __init__(self, client: Client, channel: int, offset: int, acks: bool) -> None:
+    def __init__(self, client: Client, channel: int, offset: int, acks: bool, keeps: bool) -> None:
         self.client = client
         self.channel = channel
         self.said: list[m.Message] = []
         self.pieces: list[bytes] = []
         self.end = offset
         self.stdin_taken = 0
+        self.received = 0
+        self.missed = 0
         self._acks = acks
+        self._keeps = keeps
 
     def receive(self, message: m.Message) -> None:
         """Take what the daemon said, and check that it is in order."""
@@ -311,7 +332,9 @@ class Attachment:
             assert message.offset == self.end, "output out of order"
             assert not self.has(m.Exited), "output after the ending"
             self.end += len(message.data)
-            self.pieces.append(message.data)
+            self.received += len(message.data)
+            if self._keeps:
+                self.pieces.append(message.data)
             if self._acks:
                 self.client.link.send(m.Ack(self.channel, self.end))
         elif isinstance(message, m.Ack):
@@ -320,7 +343,17 @@ class Attachment:
             if isinstance(message, m.Gap):
                 assert message.start == self.end
                 self.end = message.end
+                self.missed += message.end - message.start
             self.said.append(message)
+
+    def pause(self) -> None:
+        """Acknowledge nothing any more: the window fills up."""
+        self._acks = False
+
+    def resume(self) -> None:
+        """Acknowledge what has come and what comes."""
+        self._acks = True
+        self.client.link.send(m.Ack(self.channel, self.end))
 
     @property
     def output(self) -> bytes:
@@ -345,6 +378,11 @@ class Attachment:
         """Wait until the output holds ``text``."""
         await self.client.wait(lambda: text in self.output or self.client.closed)
         assert text in self.output
+
+    async def comes_to(self, end: int) -> None:
+        """Wait until the output has come up to ``end``."""
+        await self.client.wait(lambda: self.end >= end or self.client.closed)
+        assert self.end >= end
 
     async def ended(self) -> m.Exited:
         """Wait for the ending, which comes after all output."""
