@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 from tests.faults.world import Collected, World, collect
 
 from psync.client.run import RemoteRun
+from psync.client.target import Target
 from psync.errors import ConnectError, ConnectionLost
 
 _T = TypeVar("_T")
@@ -31,6 +32,7 @@ ECHO = 'while read x; do case $x in exit*) exit "${x#exit }";; *) echo "$x";; es
 """A program that repeats lines until it is told a status."""
 
 MOST_RUNS = 4
+MOST_VIEWERS = 3
 
 
 class Told:
@@ -42,7 +44,8 @@ class Told:
         self.collecting = asyncio.ensure_future(collect(run, self.got))
         self.lines: list[bytes] = []
         self.code: int | None = None
-        self.killed = False
+        self.killed = ""  # the signal it was ended with
+        self.viewers: list[asyncio.Future[Collected]] = []
 
 
 class Life(RuleBasedStateMachine):
@@ -53,6 +56,7 @@ class Life(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.world = World()
         self.runs: list[Told] = []
+        self.sofa: Target | None = None  # another client, which looks on
         self.daemon_up = True
         self.stalled = False
 
@@ -108,13 +112,36 @@ class Life(RuleBasedStateMachine):
 
     @precondition(lambda self: self.open_runs and self.daemon_up and not self.stalled)
     @rule(which=st.integers(0, MOST_RUNS - 1))
-    def kill_run(self, which: int) -> None:
+    def attach(self, which: int) -> None:
+        """Have another client look on, from the first byte.
+
+        Only look: one that may speak takes stdin over from a client that is cut off just then.
+        """
+        told = self.open_runs[which % len(self.open_runs)]
+        if len(told.viewers) < MOST_VIEWERS:
+            self.do(self._attach(told))
+
+    async def _attach(self, told: Told) -> None:
+        if self.sofa is None:
+            self.sofa = self.world.client("sofa")
+        try:
+            run = await self.sofa.attach(told.run.id, read_only=True)
+        except (ConnectError, ConnectionLost):
+            return  # a cut came first
+        told.viewers.append(asyncio.ensure_future(collect(run)))
+
+    @precondition(lambda self: self.open_runs and self.daemon_up and not self.stalled)
+    @rule(which=st.integers(0, MOST_RUNS - 1), kill=st.booleans())
+    def stop(self, which: int, kill: bool) -> None:
         told = self.open_runs[which % len(self.open_runs)]
         try:
-            told.run.stop(kill=True)
+            if kill:
+                told.run.stop(kill=True)
+            else:
+                told.run.stop(signal="SIGTERM", grace=20)
         except ConnectionLost:
             return
-        told.killed = True
+        told.killed = "SIGKILL" if kill else "SIGTERM"
         self.do(self._wait(told))
 
     async def _wait(self, told: Told) -> None:
@@ -185,6 +212,8 @@ class Life(RuleBasedStateMachine):
             self.do(self._finish())
             self.do(asyncio.to_thread(self.world.check))
         finally:
+            if self.sofa is not None:
+                self.sofa.abandon()
             self.do(self.world.__aexit__(None, None, None))
             self.loop.close()
 
@@ -199,9 +228,12 @@ class Life(RuleBasedStateMachine):
             assert got.gaps == []
             if told.killed:  # what it had not read yet is nobody's
                 assert expected.startswith(got.output)
-                assert got.status.signal == "SIGKILL"
+                assert got.status.signal == told.killed
             else:
                 assert (got.output, got.status.code) == (expected, told.code)
+            for viewer in told.viewers:
+                seen = await viewer
+                assert (seen.output, seen.gaps, seen.status) == (got.output, [], got.status)
 
 
 @pytest.mark.timeout(300)

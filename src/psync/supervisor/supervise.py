@@ -33,6 +33,10 @@ TERMINATE_GRACE = 2.0
 HANGUP_GRACE = 5.0
 """Seconds between SIGHUP (or SIGTERM to the supervisor) and SIGTERM for the whole tree."""
 
+FIRST_CLIENT = 2.0
+"""Seconds that a run has at least before its first client counts as missing: the daemon has to
+connect and to say that there is one, however short the grace."""
+
 DRAIN = 0.5
 """Seconds that descendants may go on writing after the program has ended."""
 
@@ -63,6 +67,7 @@ class Supervisor:
         self._loop.on_signal(signal.SIGTERM, self._on_sigterm)
         self._viewers = 0
         self._grace = spec.disconnect_grace
+        self._seen = False  # whether a client was attached, ever
         self._reason = "exited"
         self._stopping = False
         self._status: int | None = None  # of the program, as waitpid gave it
@@ -177,6 +182,7 @@ class Supervisor:
 
     def _apply_policy(self) -> None:
         if self._viewers:
+            self._seen = True
             self._loop.cancel("disconnect")
             return
         if self._log.lead is not None:
@@ -185,7 +191,8 @@ class Supervisor:
         if self._stopping and self._status is not None:
             self._outputs.give_up()
         if self._grace is not None:
-            self._loop.call_in("disconnect", self._grace, self._on_disconnected)
+            grace = self._grace if self._seen else max(self._grace, FIRST_CLIENT)
+            self._loop.call_in("disconnect", grace, self._on_disconnected)
 
     def _on_disconnected(self) -> None:
         if self._status is not None:  # only its output is left, and nobody to read it
