@@ -28,7 +28,7 @@ from psync.protocol.codec import encode
 from psync.transport.authority import Authority
 from psync.transport.connect import connect
 from psync.transport.identity import ClientIdentity, key_path
-from psync.transport.link import HEADROOM, WRITE_HIGH_WATER, Link
+from psync.transport.link import HEADROOM, UNSENT, WRITE_HIGH_WATER, Link, limit_unsent
 from psync.transport.listen import listen, quiet_strangers
 from psync.transport.tls import client_context, fingerprint, server_context
 
@@ -163,6 +163,24 @@ async def test_a_slow_reader_stops_the_writer_until_it_reads_again(host: Host) -
     under.resume_reading()
     await writable.wait()
     await done.wait()
+
+
+@pytest.mark.skipif(
+    not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="the system has no TCP_NOTSENT_LOWAT"
+)
+async def test_the_kernel_takes_little_that_it_cannot_send_yet(host: Host) -> None:
+    link = await host.connect()
+    there = await host.links.get()
+    for end in (link, there):
+        assert end._transport is not None
+        sock = end._transport.underlying_transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == UNSENT
+
+
+def test_a_unix_socket_has_no_such_limit() -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        limit_unsent(sock)
+    limit_unsent(None)
 
 
 async def test_a_breach_found_by_the_owner_ends_the_connection_with_its_words(host: Host) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,10 @@ messages in flight, small enough that a control message never waits behind more 
 MOST_UNSENT = 8 * 1024 * 1024
 """Bytes that may wait to be sent. Data waits for ``writable``, so these are answers to a peer that
 goes on asking and does not read; more of them end the connection."""
+
+UNSENT = 128 * 1024
+"""Bytes that the kernel holds of a connection before it sends them. What it was given cannot be
+overtaken any more, and left to itself it takes megabytes."""
 
 _WEBSOCKET_HEADER = 14  # bytes that picows wants in front of a message (RFC 6455, 5.2)
 
@@ -157,6 +162,7 @@ class Link(picows.WSListener):
         self._transport = transport
         under = transport.underlying_transport
         under.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        limit_unsent(under.get_extra_info("socket"))
         peer = under.get_extra_info("peername")
         self.address = str(peer[0]) if isinstance(peer, tuple) else ""
         tls = under.get_extra_info("ssl_object")
@@ -270,6 +276,20 @@ class Link(picows.WSListener):
     def _abort(self) -> None:
         if self._transport is not None:
             self._transport.underlying_transport.abort()
+
+
+def limit_unsent(sock: Any) -> None:
+    """Have the kernel take no more than ``UNSENT`` bytes beyond what is on its way.
+
+    Does nothing where the system cannot, and for a unix socket.
+    """
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    if sock is None or option is None or sock.family == socket.AF_UNIX:
+        return
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, option, UNSENT)
+    except OSError as error:  # it is of use, not needed
+        logger.debug("TCP_NOTSENT_LOWAT cannot be set: %s", error)
 
 
 def websocket_options(*, tls: bool = True) -> dict[str, Any]:
