@@ -16,6 +16,8 @@ PROJECT_ID = r"[a-z0-9][a-z0-9._-]{0,79}"
 """What a project's ID looks like: one harmless file name."""
 
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
 RUN_ID = r"[a-z0-9]{1,32}"
 """What a run's ID looks like."""
 
@@ -57,7 +59,7 @@ class ExitStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         lost: nobody knows; the supervisor died without a record.
     """
 
-    code: int | None = None
+    code: Annotated[int, msgspec.Meta(ge=0, le=255)] | None = None
     signal: str | None = None
     lost: bool = False
 
@@ -153,9 +155,9 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ended: float | None = None
     status: ExitStatus | None = None
     reason: str = ""
-    output: int = 0
-    oldest: int = 0
-    viewers: int = 0
+    output: Count = 0
+    oldest: Count = 0
+    viewers: Count = 0
     disconnect_grace: float | None = None
     overflow: Overflow = Overflow.BLOCK
 

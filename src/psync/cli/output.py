@@ -26,6 +26,13 @@ BAR_AFTER = 0.3
 """Seconds a transfer may take before a progress bar appears: what is over sooner needs none."""
 
 
+LONGEST = 4000
+"""Characters of a line. Longer ones are not psync's own words, and nobody reads them."""
+
+AT_ONCE, A_SECOND = 20, 2.0
+"""Lines that the other side may cause at once and in a second, while a run goes on."""
+
+
 def show(text: str) -> None:
     """Print what was asked for (a list, a help text) on stdout; that nobody reads it is no failure.
 
@@ -50,7 +57,10 @@ def say(text: str, *, wait: bool = True) -> None:
         text: the line; made harmless, since parts of it may come from elsewhere.
         wait: False drops the line if stderr cannot take it at once, for use in an event loop.
     """
-    line = f"psync: {printable(text)}\n".encode("utf-8", "backslashreplace")
+    shown = printable(text[: LONGEST + 1])
+    if len(shown) > LONGEST:
+        shown = f"{shown[:LONGEST]}…"
+    line = f"psync: {shown}\n".encode("utf-8", "backslashreplace")
     try:
         if not wait:
             poll = select.poll()
@@ -63,8 +73,35 @@ def say(text: str, *, wait: bool = True) -> None:
         return  # nobody reads it; psync's own words are never a reason to fail
 
 
+class _Pace:
+    """How many lines may still be said without a wait."""
+
+    def __init__(self) -> None:
+        self._left = float(AT_ONCE)
+        self._since = time.monotonic()
+        self.withheld = 0
+
+    def take(self) -> bool:
+        now = time.monotonic()
+        self._left = min(AT_ONCE, self._left + (now - self._since) * A_SECOND)
+        self._since = now
+        if self._left < 1:
+            self.withheld += 1
+            return False
+        self._left -= 1
+        return True
+
+
+_pace = _Pace()
+
+
 def say_now(text: str) -> None:
-    """Print one line if that does not wait."""
+    """Print one line if that does not wait, and if there were not too many."""
+    if not _pace.take():
+        return
+    if _pace.withheld:
+        text += f" ({_pace.withheld} lines before this one were left out)"
+        _pace.withheld = 0
     say(text, wait=False)
 
 

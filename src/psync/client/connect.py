@@ -250,12 +250,15 @@ class Connector:
         if self.spec.address is not None:
             return self.spec.address
         for name in record.listen:
-            host, _, port = name.rpartition(":")
+            host, _, digits = name.rpartition(":")
+            port = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 6 else 0
+            if not host or not 0 < port < 65536:
+                continue  # the daemon's own word, which may be anything
             if host in ("0.0.0.0", "[::]"):
-                return record.hostname, int(port)
+                return record.hostname, port
             loopback = host.startswith("127.") or host == "[::1]"
             if not loopback or _is_this_machine(record):
-                return host.strip("[]"), int(port)
+                return host.strip("[]"), port
         return None
 
     # -- what is known --------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from psync.client.place import find_place
 from psync.client.run import Existing, RemoteRun
 from psync.client.targets import TargetSpec
 from psync.client.threads import in_thread
-from psync.errors import ConnectionLost, PsyncError
+from psync.errors import ConnectionLost, ProtocolError, PsyncError
 from psync.model import HostFacts, RunInfo, RunSpec, Stream
 from psync.paths import ClientPaths
 from psync.protocol.messages import ListRuns, Locate, Located, OpenProject, RunList
@@ -35,7 +35,10 @@ DEFAULT_GRACE = 300.0
 
 
 MOST_RUNS = 100_000
-"""Runs that a list is followed to; a daemon that never comes to an end is not."""
+"""Runs that a list is followed to."""
+
+MOST_WORDS = 64 * 1024 * 1024
+"""Bytes of names and commands that a list may have; a daemon tells two kilobytes of a run."""
 
 
 class Target:
@@ -215,18 +218,23 @@ class Target:
             active: only runs that have not ended.
 
         Raises:
-            ProtocolError: the daemon's version cannot list runs.
+            ProtocolError: the daemon's version cannot list runs, or its list has no end.
             PsyncError: as ``open``.
         """
         await self.open()
         self._lifeline.need("list", "list its runs")
-        found: list[RunInfo] = []
-        more = True
+        found: dict[str, RunInfo] = {}
+        last, more, words = None, True, 0
         while more and len(found) < MOST_RUNS:
-            page = await self._page(match[:200], active, found[-1].id if found else None)
-            found += page.runs
+            page = await self._page(match[:200], active, last)
+            known = len(found)
+            found.update({run.id: run for run in page.runs})
+            words += sum(map(_words_of, page.runs))
+            if words > MOST_WORDS or len(found) < known + len(page.runs):
+                raise ProtocolError(f"the list of runs on {self.name} does not end")
             more = page.more and bool(page.runs)
-        return found
+            last = page.runs[-1].id if page.runs else None
+        return list(found.values())
 
     async def locate(
         self,
@@ -398,3 +406,9 @@ class Target:
             await asyncio.wait([waiting])
             if not waiting.cancelled():
                 waiting.exception()
+
+
+def _words_of(run: RunInfo) -> int:
+    """Return how many bytes what is told of a run takes, more or less."""
+    names = (run.name, run.client, run.revision, run.reason, run.project or "")
+    return 256 + sum(map(len, names)) + sum(len(word) + 32 for word in run.command)
