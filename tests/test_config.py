@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from psync.config import load_client, load_server
+from psync.config import LimitsConfig, client_schema, load_client, load_server
+from psync.config.layers import Names, Schema
+from psync.config.server import server_schema
 from psync.errors import ConfigError, UnknownTarget
 
 
@@ -328,3 +331,29 @@ def test_a_server_home_has_its_own_file(home: Home) -> None:
     config = load_server(environ=environ)
     assert config.listen == (("127.0.0.1", 2),)
     assert config.projects == os.fsencode(home.path / "apart/data/projects")
+
+
+def keys(schema: Schema) -> Iterator[str]:
+    """Yield every key that a file may have, those of tables too."""
+    for name, rest in schema.items():
+        if isinstance(rest, Names):
+            rest = rest.then
+        else:
+            yield name
+        if isinstance(rest, dict):
+            yield from keys(rest)
+
+
+def test_the_page_tells_every_key_and_its_default() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "configuration.md").read_text()
+    client = set(keys(client_schema(str, "/home/me")))
+    server = set(keys(server_schema("/home/me")))
+    assert len(client) > 12
+    assert len(server) > 20
+    assert {
+        name for name in client | server if f"`{name}`" not in page and f"[{name}]" not in page
+    } == set()
+    for field in LimitsConfig.__struct_fields__:
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{field}`"))
+        value = getattr(LimitsConfig(), field)
+        assert isinstance(value, tuple) or str(int(value)) in row or f"{int(value) >> 10}KiB" in row

@@ -140,6 +140,11 @@ def _serve_until_stopped(listen: list[str] | None, ready: Callable[[Presence], N
             handshake=config.limits.handshake,
             strangers=config.limits.strangers,
             strangers_per_address=config.limits.strangers_per_address,
+            attempts=config.limits.attempts,
+            tolerated=config.limits.failures,
+            penalty=min(GateLimits().penalty, config.limits.penalty),
+            longest=config.limits.penalty,
+            exempt=config.limits.exempt,
         ),
         clients=ClientLimits(
             arguments=config.limits.arguments,

@@ -16,12 +16,23 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from psync.config import values
-from psync.config.layers import Key, Layer, Names, Schema, file_layer, shown_path, single_layer
+from psync.config.layers import (
+    Layer,
+    Names,
+    Schema,
+    file_layer,
+    get,
+    origin_of,
+    shown_path,
+    single_layer,
+    stack,
+)
+from psync.config.server import LimitsConfig, RetentionConfig, ServerConfig, load_server
 from psync.config.values import (
     DEFAULT_SSH,
     parse_address,
@@ -31,7 +42,7 @@ from psync.config.values import (
     parse_size,
 )
 from psync.errors import UnknownTarget, UsageError
-from psync.paths import ClientPaths, ServerPaths, home_directory
+from psync.paths import ClientPaths, home_directory
 
 __all__ = [
     "ClientConfig",
@@ -49,8 +60,6 @@ __all__ = [
 ]
 
 PROJECT_FILE = "psync.toml"
-
-_Table = TypeVar("_Table", bound=msgspec.Struct)
 
 
 class TargetConfig(msgspec.Struct, frozen=True):
@@ -108,7 +117,7 @@ class ClientConfig(msgspec.Struct, frozen=True):
 
         ``psync.toml:12``, ``environment PSYNC_TARGET``, ``--on``, or ``default``.
         """
-        return _origin(self.layers, key)
+        return origin_of(self.layers, key)
 
     def disconnect_grace(self, *, detached: bool) -> float | None:
         """Return for how many seconds a run waits for its client, None for ever.
@@ -139,79 +148,6 @@ class ClientConfig(msgspec.Struct, frozen=True):
             f"{where}no target named {chosen!r}",
             hint=f"did you mean {near[0]}?" if near else f"psync pair {chosen} makes one",
         )
-
-
-class LimitsConfig(msgspec.Struct, frozen=True):
-    """What a daemon lets others take up (``[limits]``).
-
-    Attributes:
-        handshake: seconds from the TCP connection to the end of the TLS and websocket handshakes.
-        strangers: sockets that are not authenticated yet, in all.
-        strangers_per_address: the same from one address.
-        message: largest control message, in bytes.
-        arguments: largest sum of arguments and environment of a run, in bytes.
-        words: most arguments, and most variables of its environment.
-        connections: open connections of one client.
-        runs: active runs of one client.
-        starts: runs that one client may start in a minute.
-    """
-
-    handshake: float = 5.0
-    strangers: int = 32
-    strangers_per_address: int = 8
-    message: int = 256 << 10
-    arguments: int = 64 << 10
-    words: int = 1024
-    connections: int = 64
-    runs: int = 1024
-    starts: int = 6000
-
-
-class RetentionConfig(msgspec.Struct, frozen=True):
-    """Which finished runs a daemon keeps (``[retention]``); the oldest go first.
-
-    Attributes:
-        runs: how many.
-        age: seconds since their end, None for ever.
-        size: bytes that all of them take on disk, None for as many as there are.
-    """
-
-    runs: int = 200
-    age: float | None = None
-    size: int | None = 4 << 30
-
-
-class ServerConfig(msgspec.Struct, frozen=True):
-    """Everything configured for a daemon.
-
-    Attributes:
-        listen: addresses and ports (``listen``); port 0 is a free one.
-        origins: the web origins that may open a websocket (``origins``).
-        projects: the directory of the mirrors (``projects``).
-        log_keep: bytes of a run's output that stay on disk after clients have read them.
-        log_limit: bytes of unread output after which a run blocks.
-        cert: certificate chain (PEM) to show instead of one by psync's own CA (``cert``).
-        key: its private key (``key``).
-        client_ca: authorities whose clients are let in besides the paired ones (``client_ca``).
-        limits: what others may take up.
-        retention: which finished runs are kept.
-    """
-
-    listen: tuple[tuple[str, int], ...]
-    origins: tuple[str, ...]
-    projects: bytes
-    log_keep: int
-    log_limit: int
-    cert: bytes | None
-    key: bytes | None
-    client_ca: bytes | None
-    limits: LimitsConfig
-    retention: RetentionConfig
-    layers: tuple[Layer, ...]
-
-    def origin(self, key: str) -> str:
-        """Return where the value of a key came from; see ``ClientConfig.origin``."""
-        return _origin(self.layers, key)
 
 
 def _refuse_ssh(value: object) -> None:
@@ -272,8 +208,6 @@ _CLIENT_FLAGS = {
     "--on-disconnect": (("run", "on_disconnect"), values.on_disconnect),
     "--overflow": (("run", "overflow"), values.overflow),
 }
-_SERVER_ENVIRONMENT = {"PSYNC_LISTEN": (("listen",), values.listen)}
-_SERVER_FLAGS = {"--listen": (("listen",), values.listen)}
 
 
 def load_client(
@@ -301,131 +235,42 @@ def load_client(
         project = file_layer(shared, shown_path(shared, home), client_schema(_refuse_ssh))
     if user and project:
         _hide_targets(project, user)
-    layers = _layers(
+    layers = stack(
         single_layer(flags or {}, _CLIENT_FLAGS),
         single_layer(environ, _CLIENT_ENVIRONMENT, "environment "),
         project,
         user,
     )
-    ssh = _get(layers, ("ssh",), None)
+    ssh = get(layers, ("ssh",), None)
     targets = {}
     for name in sorted({k[1] for la in layers for k in la.tables if k[:-1] == ("targets",)}):
         at = ("targets", name)
         targets[name] = TargetConfig(
             name=name,
-            host=_get(layers, (*at, "host"), name),
-            ssh=ssh or _get(layers, (*at, "ssh"), DEFAULT_SSH),
-            connect=_get(layers, (*at, "connect"), "auto"),
-            address=_get(layers, (*at, "address"), None),
-            ca=_get(layers, (*at, "ca"), None),
-            cert=_get(layers, (*at, "cert"), None),
-            key=_get(layers, (*at, "key"), None),
-            server_name=_get(layers, (*at, "server_name"), None),
+            host=get(layers, (*at, "host"), name),
+            ssh=ssh or get(layers, (*at, "ssh"), DEFAULT_SSH),
+            connect=get(layers, (*at, "connect"), "auto"),
+            address=get(layers, (*at, "address"), None),
+            ca=get(layers, (*at, "ca"), None),
+            cert=get(layers, (*at, "cert"), None),
+            key=get(layers, (*at, "key"), None),
+            server_name=get(layers, (*at, "server_name"), None),
         )
     variables = {k[2] for la in layers for k in la.values if k[:2] == ("run", "env")}
     return ClientConfig(
-        target=_get(layers, ("target",), "local"),
+        target=get(layers, ("target",), "local"),
         targets=targets,
         ssh=ssh or DEFAULT_SSH,
-        include=_get(layers, ("sync", "include"), ()),
+        include=get(layers, ("sync", "include"), ()),
         env=tuple(
-            (os.fsencode(name), _get(layers, ("run", "env", name), b""))
+            (os.fsencode(name), get(layers, ("run", "env", name), b""))
             for name in sorted(variables)
         ),
-        assets=_get(layers, ("run", "assets"), ()),
-        on_disconnect=_get(layers, ("run", "on_disconnect"), None),
-        overflow=_get(layers, ("run", "overflow"), "block"),
+        assets=get(layers, ("run", "assets"), ()),
+        on_disconnect=get(layers, ("run", "on_disconnect"), None),
+        overflow=get(layers, ("run", "overflow"), "block"),
         layers=layers,
     )
-
-
-def load_server(
-    *, environ: Mapping[str, str], flags: Mapping[str, object] | None = None
-) -> ServerConfig:
-    """Read a daemon's configuration.
-
-    Args:
-        environ: the environment.
-        flags: values of ``--listen``, one string or a list; None and "" mean not given.
-
-    Raises:
-        ConfigError: something in it is wrong; the message names file, line and key.
-    """
-    home = home_directory(environ)
-    paths = ServerPaths.from_environ(environ)
-    schema: Schema = {
-        "listen": values.listen,
-        "origins": values.origins,
-        "projects": partial(values.directory, home=home),
-        "log_keep": values.size,
-        "log_limit": values.size,
-        "cert": partial(values.directory, home=home),
-        "key": partial(values.directory, home=home),
-        "client_ca": partial(values.directory, home=home),
-        "limits": {
-            "handshake": values.duration,
-            "strangers": values.count,
-            "strangers_per_address": values.count,
-            "message": values.size,
-            "arguments": values.size,
-            "words": values.count,
-            "connections": values.count,
-            "runs": values.count,
-            "starts": values.count,
-        },
-        "retention": {"runs": values.count, "age": values.duration, "size": values.size},
-    }
-    layers = _layers(
-        single_layer(flags or {}, _SERVER_FLAGS),
-        single_layer(environ, _SERVER_ENVIRONMENT, "environment "),
-        file_layer(paths.config_file, shown_path(paths.config_file, home), schema),
-    )
-    return ServerConfig(
-        listen=_get(layers, ("listen",), (("127.0.0.1", 0),)),
-        origins=_get(layers, ("origins",), ()),
-        projects=_get(layers, ("projects",), os.fsencode(paths.projects)),
-        log_keep=_get(layers, ("log_keep",), 64 << 20),
-        log_limit=_get(layers, ("log_limit",), 1 << 30),
-        cert=_get(layers, ("cert",), None),
-        key=_get(layers, ("key",), None),
-        client_ca=_get(layers, ("client_ca",), None),
-        limits=_table(layers, "limits", LimitsConfig()),
-        retention=_table(layers, "retention", RetentionConfig()),
-        layers=layers,
-    )
-
-
-def _table(layers: tuple[Layer, ...], name: str, defaults: _Table) -> _Table:
-    """Return ``defaults`` with what a table of the configuration says otherwise."""
-    given = {
-        field: value
-        for field in defaults.__struct_fields__
-        if (value := _get(layers, (name, field), None)) is not None
-    }
-    return msgspec.structs.replace(defaults, **given)
-
-
-def _layers(*layers: Layer | None) -> tuple[Layer, ...]:
-    """Return the layers there are, the winning ones first."""
-    return tuple(layer for layer in layers if layer is not None)
-
-
-def _get(layers: tuple[Layer, ...], key: Key, default: Any) -> Any:
-    for layer in layers:
-        if key in layer.values:
-            return layer.values[key]
-    return default
-
-
-def _origin(layers: tuple[Layer, ...], key: str) -> str:
-    parts = key.split(".")
-    if parts[0] == "targets" and parts[-1] == "ssh" and _get(layers, ("ssh",), None):
-        key = "ssh"  # PSYNC_SSH stands above every target's own
-    for layer in layers:
-        for known in (*layer.values, *layer.tables):
-            if ".".join(known) == key:
-                return layer.origin(known)
-    return "default"
 
 
 def _hide_targets(project: Layer, user: Layer) -> None:

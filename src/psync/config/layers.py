@@ -201,3 +201,28 @@ def _all_keys(schema: Schema, at: Key) -> list[Key]:
         if isinstance(rule, dict):
             found += _all_keys(rule, key)
     return found
+
+
+def stack(*layers: Layer | None) -> tuple[Layer, ...]:
+    """Return the layers there are, the winning ones first."""
+    return tuple(layer for layer in layers if layer is not None)
+
+
+def get(layers: tuple[Layer, ...], key: Key, default: Any) -> Any:
+    """Return the value of ``key`` from the first layer that has it."""
+    for layer in layers:
+        if key in layer.values:
+            return layer.values[key]
+    return default
+
+
+def origin_of(layers: tuple[Layer, ...], key: str) -> str:
+    """Return where the value of a dotted key came from, ``default`` where no layer has it."""
+    parts = key.split(".")
+    if parts[0] == "targets" and parts[-1] == "ssh" and get(layers, ("ssh",), None):
+        key = "ssh"  # PSYNC_SSH stands above every target's own
+    for layer in layers:
+        for known in (*layer.values, *layer.tables):
+            if ".".join(known) == key:
+                return layer.origin(known)
+    return "default"

@@ -280,6 +280,21 @@ def origins(value: object) -> tuple[str, ...]:
     return tuple(found)
 
 
+def networks(value: object) -> tuple[str, ...]:
+    """Return a list of networks, such as ``192.0.2.0/24`` or ``2001:db8::/32``."""
+    import ipaddress
+
+    found = _strings(value, "networks")
+    for item in found:
+        try:
+            ipaddress.ip_network(item)
+        except ValueError:
+            raise UsageError(
+                f"{item!r} is not a network", hint="write for example 192.168.1.0/24"
+            ) from None
+    return tuple(found)
+
+
 def size(value: object) -> int:
     """Return a number of bytes."""
     if not isinstance(value, (str, int)):
