@@ -50,3 +50,22 @@ async def test_closing_cancels_and_waits() -> None:
     await tasks.close()
     assert sorted(ended) == [0, 1, 2]
     await tasks.close()
+
+
+async def test_tasks_can_be_cancelled_without_waiting() -> None:
+    tasks = Tasks()
+    ended = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    tasks.start("work", work())
+    assert len(tasks) == 1
+    await asyncio.sleep(0)
+    tasks.cancel()
+    await ended.wait()
+    await asyncio.sleep(0)
+    assert len(tasks) == 0

@@ -111,7 +111,8 @@ class ClientConnection:
             case m.Ack():
                 if attachment := self._attachments.get(message.channel):
                     attachment.viewer.ack(message.offset)
-                    attachment.run.acknowledged()
+                    if attachment.acts:
+                        attachment.run.acknowledged()
             case m.Start():
                 self._answer(message.channel, lambda: self._start(message))
             case m.Attach():

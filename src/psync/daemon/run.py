@@ -324,6 +324,7 @@ class Run:
         if self.state.final:
             return
         self._supervisor = SupervisorLink()
+        self._lead = None  # it forgets that with the connection
         self._estranged = self._estranged or self._met
         self._owner.on_gone(self)
 

@@ -1,6 +1,7 @@
 """What the daemon itself keeps in a run's directory, and what it makes of one it finds.
 
     run.json             where the run comes from (``Ticket``)
+    stdin.json           whose stdin is, where several clients wanted it (see ``stdin``)
     lost                 empty: the run is lost, and what its supervisor left was cleaned up
     <id>.new/            a directory that is being written; it gets its name when it is whole
     <id>.gone/           one that is being removed

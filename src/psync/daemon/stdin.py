@@ -270,6 +270,8 @@ class Stdin:
             with open(new, "wb") as file:
                 file.write(msgspec.json.encode(record))
             os.replace(new, self._path)
+        except FileNotFoundError:
+            pass  # the run is over and being removed
         except OSError as error:
             logger.warning("%s cannot be written: %s", self._path, error.strerror)
             with suppress(OSError):
