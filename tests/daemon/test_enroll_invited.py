@@ -343,6 +343,6 @@ def test_fuzz(shared: World, data: st.DataObject) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @given(data=st.data())
-@settings(max_examples=60_000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8_000, deadline=None, suppress_health_check=list(HealthCheck))
 def test_fuzz_long(shared: World, data: st.DataObject) -> None:
     fuzz(shared, data.draw(cases(shared)))
