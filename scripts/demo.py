@@ -1,4 +1,4 @@
-"""The real thing on one machine: pair, sync, run, stream, Ctrl-C, exit status. ``make demo``.
+"""The real thing on one machine: pair, sync, run, stream, Ctrl-C, detach, stop. ``make demo``.
 
 A private sshd on loopback plays the other machine, with keys, directories and a daemon of its own;
 nothing of yours is read or changed, and all of it is gone afterwards.
@@ -192,6 +192,11 @@ def _play(demo: Demo) -> None:
     demo.interrupt("psync run --on handheld ./game 1000")
     say("A command of the other host's, and its exit status.")
     demo.type("psync run --on handheld sh -c 'echo I run beside $PWD; exit 42'", expected=42)
+    say("Runs outlive this terminal: start one, look at it, stop it.")
+    demo.type("psync run --on handheld --detach --name long ./game 1000")
+    demo.type("psync ps --on handheld -a")
+    demo.type("psync stop --on handheld --signal INT long")
+    demo.type("psync logs --on handheld --timestamps --lines 2 long")
     say("Who may connect is listed over there, and can be revoked.")
     demo.show("ssh handheld psync-server clients")
     subprocess.run(
