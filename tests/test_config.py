@@ -86,6 +86,8 @@ def test_files_below_the_working_directory_are_named_from_there(
     monkeypatch.chdir(home.project)
     home.shared("[sync]\ninclude = ['assets']")
     assert home.client().origin("sync.include") == "psync.toml:2"
+    home.shared("[sync]\nexclude = ['*.o', '!x']")
+    assert home.client().exclude == (b"*.o", b"!x")
 
 
 def test_everything_a_client_can_be_told(home: Home) -> None:
@@ -200,6 +202,9 @@ def test_an_unknown_target_is_named_with_its_origin(home: Home) -> None:
         ("[sync]\ninclude = 'x'", "2: sync.include: must be a list of paths, not a string"),
         ("[sync]\ninclude = [\n1]", "2: sync.include: must be a string, not a number"),
         ("[sync]\ninclude = ['']", "2: sync.include: a path must not be empty"),
+        ("[sync]\nexclude = '*.o'", "2: sync.exclude: must be a list of patterns, not a string"),
+        ("[sync]\nexclude = [' ']", "2: sync.exclude: a pattern must be one line"),
+        ('[sync]\nexclude = ["a\\nb"]', "2: sync.exclude: a pattern must be one line"),
         ("sync = true", "1: sync: must be a table, not true or false"),
         ("target = 2020-01-01", "1: target: must be a string, not a date or time"),
         ("target = ''", "1: target: must not be empty nor hold control characters"),

@@ -58,6 +58,7 @@ def connect(
         target_spec(config.find(target)),
         ClientPaths.from_environ(environ),
         include=config.include,
+        exclude=config.exclude,
         on_connection=on_connection,
     )
 

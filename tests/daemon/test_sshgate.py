@@ -66,6 +66,7 @@ def _a_project_id() -> None:
         (b"psync-server discard " + PROJECT.encode(), Discard(PROJECT)),
         (b"/usr/bin/rsync --server " + FLAGS, RECEIVE),
         (b"rsync --server -sOtprRze.iLsfxCIvu", Receive(b"-OtprRze.iLsfxCIvu")),
+        (b"rsync --server -sdlOtpRze.iLsfxCIvu", Receive(b"-dlOtpRze.iLsfxCIvu")),
     ],
 )
 def test_what_psync_asks_for_is_allowed(command: bytes, request_: object) -> None:

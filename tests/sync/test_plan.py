@@ -51,7 +51,8 @@ def test_a_bare_command_with_an_include_sends_only_that() -> None:
 
 def test_what_lies_inside_something_else_is_not_sent_twice() -> None:
     made = plan(assets=(b"a", b"a/b/c", b"a-b", b"a/b", b"./a/"))
-    assert made.trees == (Tree(b"/home/u/game", (b"a", b"a-b"), TREE),)
+    inner = (b"a/b", b"a/b/c")  # but it is known that it was named
+    assert made.trees == (Tree(b"/home/u/game", (b"a", b"a-b"), TREE, inner=inner),)
 
 
 def test_a_program_outside_the_root_goes_to_the_reserved_folder() -> None:
@@ -59,6 +60,13 @@ def test_a_program_outside_the_root_goes_to_the_reserved_folder() -> None:
     assert made.trees == (Tree(b"/", (b"nix/store/x/bin/game",), OUTSIDE),)
     assert made.program == b"outside/nix/store/x/bin/game"
     assert made.cwd == b"tree"
+
+
+def test_patterns_to_leave_out_are_handed_on() -> None:
+    made = plan_sync(
+        PROJECT, cwd=PROJECT.root, program=None, assets=[], include=[], exclude=[b"*.o"]
+    )
+    assert made.exclude == (b"*.o",)
 
 
 def test_a_working_directory_that_nothing_implies_is_made_empty() -> None:

@@ -98,6 +98,7 @@ class World:
         assets: Sequence[str | bytes] = (),
         include: Sequence[bytes] = (),
         cwd: Path | None = None,
+        exclude: Sequence[bytes] = (),
     ) -> SyncPlan:
         here = os.fsencode(cwd or self.root)
         return plan_sync(
@@ -106,6 +107,7 @@ class World:
             program=None if program is None else resolve_program(os.fsencode(program), here),
             assets=[os.fsencode(name) for name in assets],
             include=include,
+            exclude=exclude,
         )
 
     def sync(self, plan: SyncPlan | None = None, **options: object) -> Sync:

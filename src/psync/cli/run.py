@@ -157,7 +157,9 @@ def _order(options: argparse.Namespace) -> Order:
     include = (*config.include, *config.assets)
     # with --no-sync only its paths matter, and those of a whole home directory are as good
     plan = place.plan(
-        assets=options.assets, include=(*include, b".") if options.no_sync else include
+        assets=options.assets,
+        include=(*include, b".") if options.no_sync else include,
+        exclude=config.exclude,
     )
     spec = RunSpec(
         argv=command,

@@ -32,7 +32,9 @@ def main(argv: list[str]) -> int:
         project_root=place.project.root, environ=os.environ, flags={"--on": options.on}
     )
     spec = target_spec(config.find())
-    plan = place.plan(assets=options.assets, include=(*config.include, *config.assets))
+    plan = place.plan(
+        assets=options.assets, include=(*config.include, *config.assets), exclude=config.exclude
+    )
     report = SyncReport(verbose=True)
     reports = SyncReports(report.progress, report.warning, report.waiting)
     early = begin(plan, spec, paths, reports)

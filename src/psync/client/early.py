@@ -68,12 +68,19 @@ def endpoint_of(spec: TargetSpec, paths: ClientPaths, facts: HostFacts) -> Endpo
     )
 
 
-def new_sync(plan: SyncPlan, endpoint: Endpoint, paths: ClientPaths, reports: SyncReports) -> Sync:
+def new_sync(
+    plan: SyncPlan,
+    endpoint: Endpoint,
+    paths: ClientPaths,
+    reports: SyncReports,
+    facts: HostFacts,
+) -> Sync:
     """Return a sync that is not started."""
     return Sync(
         plan,
         endpoint=endpoint,
         state=paths.state,
+        folds_case=facts.system == "Darwin",
         command=printable(" ".join(sys.argv)),
         on_progress=reports.progress,
         on_warning=reports.warning,
@@ -100,6 +107,6 @@ def begin(
         endpoint.check()
     except ToolMissing:
         return None  # so it was; the daemon says whether it still is
-    sync = new_sync(plan, endpoint, paths, reports)
+    sync = new_sync(plan, endpoint, paths, reports, record.facts)
     sync.start()
     return EarlySync(sync, record.facts)

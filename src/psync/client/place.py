@@ -31,12 +31,19 @@ class Place(msgspec.Struct, frozen=True):
     here: bytes
     cwd: bytes
 
-    def plan(self, *, assets: Sequence[bytes] = (), include: Sequence[bytes] = ()) -> SyncPlan:
+    def plan(
+        self,
+        *,
+        assets: Sequence[bytes] = (),
+        include: Sequence[bytes] = (),
+        exclude: Sequence[bytes] = (),
+    ) -> SyncPlan:
         """Decide what to send.
 
         Args:
             assets: files and directories, relative to ``here``.
             include: files and directories, relative to the project's root.
+            exclude: patterns of what to leave out of directories, as in ``.gitignore``.
 
         Raises:
             UsageError: see ``plan_sync``.
@@ -47,6 +54,7 @@ class Place(msgspec.Struct, frozen=True):
             program=self.program,
             assets=[os.path.join(self.here, path) for path in assets],
             include=include,
+            exclude=exclude,
         )
 
 

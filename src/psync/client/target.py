@@ -51,6 +51,7 @@ class Target:
         spec: how the target is to be reached.
         paths: the client's directories.
         include: what every sync sends besides what is named, relative to the project's root.
+        exclude: patterns of what every sync leaves out of directories, as in ``.gitignore``.
         on_connection: called with the error when the connection was lost while runs were attached,
             and with None when it is there again.
     """
@@ -61,11 +62,13 @@ class Target:
         paths: ClientPaths,
         *,
         include: Sequence[bytes] = (),
+        exclude: Sequence[bytes] = (),
         on_connection: Callable[[PsyncError | None], None] = lambda _error: None,
     ) -> None:
         self._spec = spec
         self._paths = paths
         self._include = tuple(include)
+        self._exclude = tuple(exclude)
         self._connector = Connector(spec, paths)
         self._lifeline = Lifeline(self._connector.dial, on_connection, spec.name)
         self._renewal: asyncio.Task[bool] | None = None
@@ -156,7 +159,8 @@ class Target:
         the whole new one.
         """
         place = find_place(program, self._paths, cwd=cwd, root=project)
-        return await self.transfer(place.plan(assets=assets, include=self._include))
+        plan = place.plan(assets=assets, include=self._include, exclude=self._exclude)
+        return await self.transfer(plan)
 
     async def start(
         self,
@@ -327,7 +331,7 @@ class Target:
                 return summary
         await self.make_mirror(plan.project)
         endpoint = endpoint_of(self._spec, self._paths, self.facts)
-        sync = new_sync(plan, endpoint, self._paths, reports or SyncReports())
+        sync = new_sync(plan, endpoint, self._paths, reports or SyncReports(), self.facts)
         return await in_thread(sync.wait, sync.cancel)
 
     async def make_mirror(self, project: Project) -> None:

@@ -96,6 +96,7 @@ class ClientConfig(msgspec.Struct, frozen=True):
         targets: the configured ones by name (``targets.NAME``), ``local`` not among them.
         ssh: the ssh command for hosts that are no target yet (``PSYNC_SSH``).
         include: paths that a sync sends besides the program (``sync.include``).
+        exclude: patterns of what is left out of directories (``sync.exclude``).
         env: names and values for the program's environment (``run.env``).
         assets: paths that every run's sync sends (``run.assets``).
         on_disconnect: ``keep`` or ``stop:DURATION`` where configured (``run.on_disconnect``).
@@ -106,6 +107,7 @@ class ClientConfig(msgspec.Struct, frozen=True):
     targets: dict[str, TargetConfig]
     ssh: tuple[bytes, ...]
     include: tuple[bytes, ...]
+    exclude: tuple[bytes, ...]
     env: tuple[tuple[bytes, bytes], ...]
     assets: tuple[bytes, ...]
     on_disconnect: str | None
@@ -187,7 +189,7 @@ def client_schema(ssh: Any, home: str | None = None) -> Schema:
                 "server_name": _refuse_own if home is None else values.dns_name,
             },
         ),
-        "sync": {"include": values.paths},
+        "sync": {"include": values.paths, "exclude": values.patterns},
         "run": {
             "env": Names(values.variable_name, values.variable),
             "on_disconnect": values.on_disconnect,
@@ -262,6 +264,7 @@ def load_client(
         targets=targets,
         ssh=ssh or DEFAULT_SSH,
         include=get(layers, ("sync", "include"), ()),
+        exclude=get(layers, ("sync", "exclude"), ()),
         env=tuple(
             (os.fsencode(name), get(layers, ("run", "env", name), b""))
             for name in sorted(variables)

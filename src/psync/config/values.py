@@ -233,6 +233,14 @@ def paths(value: object) -> tuple[bytes, ...]:
     return found
 
 
+def patterns(value: object) -> tuple[bytes, ...]:
+    """Return a list of patterns as bytes, each of one line."""
+    found = tuple(variable(item) for item in _items(value, "patterns"))
+    if any(b"\n" in item or not item.strip() for item in found):
+        raise UsageError("a pattern must be one line", hint='such as "*.o" or "/build/"')
+    return found
+
+
 def directory(value: object, home: str) -> bytes:
     """Return an absolute directory; ``~/`` stands for ``home``."""
     path = string(value)

@@ -4,7 +4,7 @@
 taken apart here and never given to a shell: either it is, byte for byte, of the form in which psync
 itself asks, or it is refused. There are four such forms:
 
-    PATH/rsync --server -slOtprRze.CAPABILITIES      files into one mirror of this client
+    PATH/rsync --server -sdlOtpRze.CAPABILITIES      files into one mirror of this client
     PATH/psync-server start --nonce=NONCE            have the daemon run, say where it listens
     PATH/psync-server relay                          this ssh channel, connected to the daemon
     PATH/psync-server discard PROJECT                remove what broken transfers left in a mirror
@@ -39,7 +39,7 @@ _WORD = re.compile(rb"[A-Za-z0-9_@%+=:,./-]+|'[^']*'(?:\"'\"'[^']*')*")
 _UNPRINTABLE = re.compile(rb"[\x00-\x1f\x7f]")
 _NONCE = re.compile(rb"--nonce=([A-Za-z0-9_-]{8,64})")
 # -s is a must; of the rest any part may be missing. After "e" come capabilities, no remote shell.
-_FLAGS = re.compile(rb"-s([lOtprRz]*)(e\d*\.[A-Za-z]*)")
+_FLAGS = re.compile(rb"-s([dlOtprRz]*)(e\d*\.[A-Za-z]*)")
 _OPTIONS = re.compile(
     rb"--delay-updates|--safe-links|--(?:new|old)-compress"
     rb"|--compress-level=\d{1,3}|--compress-choice=[a-z0-9]{1,20}"

@@ -3,6 +3,10 @@
     project.py      which directory is the project, and its ID
     program.py      which file is the program, and can it be executed
     plan.py         what goes where (pure)
+    git.py          what git ignores, asked of git
+    ignore.py       patterns as in .gitignore (pure)
+    rules.py        which patterns count in a directory
+    listing.py      which files a directory holds that is to be sent
     tools.py        which rsync there is, and whether it is new enough
     process.py      one external process, fed, read and stopped
     mux.py          OpenSSH's multiplexing protocol, the few requests psync needs

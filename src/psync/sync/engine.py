@@ -23,6 +23,7 @@ import msgspec
 from psync.errors import Interrupted, SSHError, SyncError
 from psync.sync.blame import DiskFull
 from psync.sync.endpoint import Endpoint
+from psync.sync.listing import case_collisions, list_tree
 from psync.sync.lock import Holder, ProjectLock
 from psync.sync.plan import SyncPlan, Tree
 from psync.sync.rsync import Progress, Summary, Transfer, rsync_argv
@@ -46,6 +47,7 @@ class Sync:
         environ: the environment of rsync and ssh.
         command: what other syncs that wait for this one are told; the command line by default.
         lock_timeout: seconds to wait for another sync of the same project.
+        folds_case: the other side's file system takes names that differ only in case for one.
         on_progress: called about once a second while data flows.
         on_warning: called for each thing that was left out on purpose, at most ``WARNINGS`` times.
         on_wait: called once if another process is syncing this project, with the process.
@@ -62,6 +64,7 @@ class Sync:
         environ: Mapping[str, str] | None = None,
         command: str = "",
         lock_timeout: float = LOCK_TIMEOUT,
+        folds_case: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
         on_warning: Callable[[str], None] | None = None,
         on_wait: Callable[[Holder | None], None] | None = None,
@@ -72,12 +75,14 @@ class Sync:
         self._environ = os.environ if environ is None else environ
         self._command = command or " ".join(sys.argv)
         self._lock_timeout = lock_timeout
+        self._folds_case = folds_case
         self._on_progress = on_progress
         self._on_warning = on_warning
         self._on_wait = on_wait
         self._mirror = os.path.join(endpoint.projects_root, plan.project.id.encode())
         self._lock: ProjectLock | None = None
         self._rsync = ""
+        self._listed = False
         self._rounds: list[list[Tree]] = []
         self._running: list[Transfer] = []
         self._cancelled = False
@@ -103,11 +108,12 @@ class Sync:
         self._began = time.monotonic()
         self._rsync = find_rsync(self._state, self._environ).path
         self._endpoint.check()
-        self._rounds = _rounds(self.plan)
+        check_entries(self.plan)
         self._lock = ProjectLock(self._state, self.plan.project.id, self._command)
         if self._lock.try_acquire():
             try:
                 if self._endpoint.ready():
+                    self._list()
                     self._spawn()
             except BaseException:
                 self.close()
@@ -143,7 +149,7 @@ class Sync:
                     raise
             # The shared connection had died unnoticed, for instance while the computer slept.
             self._stop()
-            self._rounds = _rounds(self.plan)
+            self._listed = False
             return self._transfer()
         except DiskFull:
             # What has arrived would keep the disk full, and with it every program that writes.
@@ -169,6 +175,9 @@ class Sync:
 
     def _transfer(self) -> Summary:
         files = bytes_sent = 0
+        if not self._listed:
+            self._prepare()
+            self._list()
         while self._rounds or self._running:
             if not self._running:
                 self._prepare()
@@ -185,6 +194,41 @@ class Sync:
         if left > 0 and self._on_warning is not None:
             self._on_warning(f"not sent: {left} more of the kind")
         return Summary(files, bytes_sent, time.monotonic() - self._began)
+
+    def _list(self) -> None:
+        """Look at what is to be sent, and divide it into transfers that may run side by side.
+
+        An entry that is itself a symbolic link was named on purpose, so what it points to is sent
+        under its name. That is a transfer with other options, and two transfers into one part of
+        the mirror do not run at the same time: they would share directories for unfinished files.
+        """
+        check_entries(self.plan)
+        plain: list[Tree] = []
+        followed: list[Tree] = []
+        for tree in self.plan.trees:
+            links = tuple(n for n in (*tree.entries, *tree.inner) if _is_link(tree, n))
+            names, inner = (
+                tuple(name for name in part if name not in links)
+                for part in (tree.entries, tree.inner)
+            )
+            listing = list_tree(
+                msgspec.structs.replace(tree, entries=names, inner=inner),
+                root=self.plan.project.root,
+                exclude=self.plan.exclude,
+                environ=self._environ,
+                cancelled=lambda: self._cancelled,
+            )
+            warnings = listing.warnings
+            if self._folds_case:
+                warnings += case_collisions(listing.entries)
+            for warning in warnings:
+                self._warning(warning)
+            if listing.entries:
+                plain.append(Tree(tree.base, listing.entries, tree.destination))
+            if links:
+                followed.append(Tree(tree.base, links, tree.destination, follow=True))
+        self._rounds = [trees for trees in (plain, followed) if trees]
+        self._listed = True
 
     def _prepare(self) -> None:
         self._preparing = True
@@ -234,29 +278,19 @@ class Sync:
             self._on_warning(text)
 
 
-def _rounds(plan: SyncPlan) -> list[list[Tree]]:
-    """Look at what is to be sent, and return the transfers that may run side by side, in rounds.
-
-    An entry that is itself a symbolic link was named on purpose, so what it points to is sent under
-    its name. That is a transfer with other options, and two transfers into one part of the mirror
-    do not run at the same time: they would share directories for unfinished files.
+def check_entries(plan: SyncPlan) -> None:
+    """Make sure that everything that was named is there.
 
     Raises:
-        SyncError: an entry does not exist.
+        SyncError: it is not.
     """
-    plain: list[Tree] = []
-    followed: list[Tree] = []
     for tree in plan.trees:
-        links = tuple(name for name in tree.entries if _is_link(os.path.join(tree.base, name)))
-        entries = tuple(name for name in tree.entries if name not in links)
-        if entries or tree.empty:
-            plain.append(msgspec.structs.replace(tree, entries=entries))
-        if links:
-            followed.append(msgspec.structs.replace(tree, entries=links, empty=(), follow=True))
-    return [trees for trees in (plain, followed) if trees]
+        for name in (*tree.entries, *tree.inner):
+            _is_link(tree, name)
 
 
-def _is_link(path: bytes) -> bool:
+def _is_link(tree: Tree, name: bytes) -> bool:
+    path = os.path.join(tree.base, name)
     try:
         return stat.S_ISLNK(os.lstat(path).st_mode)
     except OSError as error:

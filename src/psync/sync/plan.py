@@ -29,6 +29,8 @@ class Tree(msgspec.Struct, frozen=True):
         destination: the part of the mirror, ``TREE`` or ``OUTSIDE``.
         empty: directories relative to ``base`` that must exist and bring nothing along.
         follow: copy what symbolic links point to, not the links.
+        inner: what was named although it lies inside one of ``entries``, so that it is sent even
+            if the rest of its directory is left out; sorted.
     """
 
     base: bytes
@@ -36,6 +38,7 @@ class Tree(msgspec.Struct, frozen=True):
     destination: bytes
     empty: tuple[bytes, ...] = ()
     follow: bool = False
+    inner: tuple[bytes, ...] = ()
 
 
 class SyncPlan(msgspec.Struct, frozen=True):
@@ -46,12 +49,15 @@ class SyncPlan(msgspec.Struct, frozen=True):
         trees: what to copy; at most one per part of the mirror.
         program: path of the program relative to the mirror, None for a bare command.
         cwd: working directory of the run relative to the mirror.
+        exclude: patterns, as in ``.gitignore``, of what is left out of directories; relative to
+            the project's root.
     """
 
     project: Project
     trees: tuple[Tree, ...]
     program: bytes | None
     cwd: bytes
+    exclude: tuple[bytes, ...] = ()
 
 
 def mirror_path(project_root: bytes, path: bytes) -> bytes:
@@ -75,6 +81,7 @@ def plan_sync(
     program: bytes | None,
     assets: Sequence[bytes],
     include: Sequence[bytes],
+    exclude: Sequence[bytes] = (),
 ) -> SyncPlan:
     """Decide what to send. A bare command with nothing else named sends the whole project.
 
@@ -84,6 +91,7 @@ def plan_sync(
         program: absolute path of the program, None for a bare command.
         assets: files and directories, relative to ``cwd``.
         include: files and directories, relative to the project's root.
+        exclude: patterns of what to leave out of directories.
 
     Raises:
         UsageError: the whole project would be sent, and it is the home directory or more.
@@ -115,13 +123,15 @@ def plan_sync(
         trees=tuple(tree for tree in trees if tree is not None),
         program=None if program is None else mirror_path(root, program),
         cwd=mirror_path(root, cwd),
+        exclude=tuple(exclude),
     )
 
 
 def _tree(
     base: bytes, paths: Iterable[bytes], destination: bytes, cwd: bytes | None
 ) -> Tree | None:
-    entries = _outermost({_relative(base, path) for path in paths})
+    names = {_relative(base, path) for path in paths}
+    entries = _outermost(names)
     empty: tuple[bytes, ...] = ()
     if cwd is not None:
         name = _relative(base, cwd)
@@ -130,7 +140,8 @@ def _tree(
             empty = (name,)
     if not entries and not empty:
         return None
-    return Tree(base, entries, destination, empty)
+    inner = tuple(sorted(names.difference(entries)))
+    return Tree(base, entries, destination, empty, inner=inner)
 
 
 def _outermost(names: set[bytes]) -> tuple[bytes, ...]:

@@ -13,7 +13,6 @@ What the options promise:
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -37,7 +36,7 @@ STALL_TIMEOUT = 120
 """Seconds without a byte in either direction after which rsync gives up."""
 
 _OPTIONS = (
-    "-rpt",
+    "-pt",
     "--omit-dir-times",
     "--chmod=Du+rwx,Fu+rw,go-w,a-s",
     "--modify-window=-1",
@@ -87,15 +86,15 @@ def rsync_argv(
     """Return rsync's command line and what it reads on stdin.
 
     Args:
-        tree: what to copy.
+        tree: what to copy; but for one to be followed, directories in it bring nothing along.
         rsync: path of the rsync here.
         mirror: absolute path of the project's directory on the other side.
         remote: how to get there, None where it is this machine.
     """
     argv: list[str | bytes] = [rsync, *_OPTIONS]
-    argv += ["--copy-links"] if tree.follow else ["--links", "--safe-links"]
+    # Only what a link points to is looked into by rsync itself; everything else is listed.
+    argv += ["-r", "--copy-links"] if tree.follow else ["--dirs", "--links", "--safe-links"]
     argv += [b"--exclude=" + name for name in VCS]
-    argv += [b"--exclude=/" + _literal(name) + b"/*" for name in tree.empty]
     destination = os.path.join(mirror, tree.destination, b"")
     if remote is not None:
         argv += ["-s", "-z", "--compress-level=1"]
@@ -235,11 +234,6 @@ def _environment(environ: Mapping[str, str]) -> dict[str, str]:
         if not name.startswith("RSYNC_") or name in _KEPT_VARIABLES
     }
     return {**kept, "LC_ALL": "C"}
-
-
-def _literal(name: bytes) -> bytes:
-    """Take the meaning from the wildcards of an exclude pattern."""
-    return re.sub(rb"([\\*?\[])", rb"\\\1", name)
 
 
 def _operand(address: str) -> bytes:

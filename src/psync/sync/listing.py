@@ -1,0 +1,216 @@
+"""Which files a directory that is to be sent holds, less those that are left out.
+
+What is left out, from the weakest word to the strongest: what git ignores (asked of git in a
+working copy; elsewhere ``.gitignore`` files are read here), the patterns of ``[sync] exclude``,
+``.psyncignore`` files. What is named on its own is sent whatever they say: a file always, and a
+directory that is itself ignored as if the patterns outside of it did not exist. The directories of
+a VCS never go.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import msgspec
+
+from psync.errors import Interrupted, SyncError
+from psync.sync.plan import Tree
+from psync.sync.project import VCS
+from psync.sync.rules import Rules, Scope
+from psync.text import printable
+
+PARTIAL_NAME = b".psync-partial"
+"""Where unfinished files wait; never sent."""
+
+MARK_NAME = b".psync-mirror"
+"""By which psync knows a mirror again; never sent from a project."""
+
+RESERVED = frozenset((*VCS, PARTIAL_NAME, MARK_NAME))
+"""Names that are never sent, wherever they stand."""
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """What a tree holds.
+
+    Attributes:
+        entries: files, links and directories with nothing in them, relative to the tree's base,
+            sorted.
+        directories: all directories that are sent, relative to the base, sorted; ``b"."`` is none.
+        scope: the directories that were listed, relative to the base.
+        mounts: those of ``directories`` and ``scope`` at which a file system is mounted.
+        warnings: what is to be told, for people.
+    """
+
+    entries: tuple[bytes, ...] = ()
+    directories: tuple[bytes, ...] = ()
+    scope: tuple[bytes, ...] = ()
+    mounts: tuple[bytes, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def list_tree(
+    tree: Tree,
+    *,
+    root: bytes,
+    exclude: Sequence[bytes] = (),
+    environ: Mapping[str, str],
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Listing:
+    """Look at the disk and return what is to be sent of a tree.
+
+    Args:
+        tree: from the plan; ``entries`` exist.
+        root: absolute path of the project's root.
+        exclude: patterns of the configuration.
+        environ: the environment for git.
+        cancelled: asked now and then.
+
+    Raises:
+        SyncError: a directory cannot be read.
+        Interrupted: ``cancelled`` said so.
+    """
+    files: set[bytes] = set()
+    named: list[bytes] = []
+    for entry in (*tree.entries, *tree.inner):
+        if _is_directory(os.path.join(tree.base, entry)):
+            named.append(entry)
+        else:
+            files.add(entry)
+    if not named:
+        return Listing(entries=tuple(sorted(files.union(tree.empty))))
+    rules = Rules(root, exclude, environ)
+    walk = _Walk(tree.base, rules, cancelled)
+    walk.files |= files
+    rules.prepare([_absolute(tree.base, entry) for entry in named])
+    for entry in named:
+        walk.walk(entry)
+    walk.leaves.update(tree.empty)
+    walk.leaves.discard(b".")  # for rsync that means all it holds
+    entries = walk.files | walk.leaves
+    return Listing(
+        entries=tuple(sorted(entries)),
+        directories=tuple(sorted(walk.directories - {b"."})),
+        scope=tuple(named),
+        mounts=tuple(sorted(walk.mounts)),
+        warnings=tuple(walk.warnings),
+    )
+
+
+def case_collisions(names: Iterable[bytes]) -> tuple[str, ...]:
+    """Return a warning for names that are one and the same where case does not count."""
+    seen: dict[bytes, bytes] = {}
+    found = []
+    for name in sorted(names):
+        key = name.lower() if name.isascii() else _folded(name)
+        other = seen.setdefault(key, name)
+        if other != name:
+            found.append(f"{printable(other)} and {printable(name)} differ only in case")
+    return tuple(found)
+
+
+def _folded(name: bytes) -> bytes:
+    return os.fsencode(os.fsdecode(name).casefold())
+
+
+class _Walk:
+    """Looks into directories, one after the other; what it finds is in the attributes."""
+
+    def __init__(self, base: bytes, rules: Rules, cancelled: Callable[[], bool]) -> None:
+        self.files: set[bytes] = set()
+        self.leaves: set[bytes] = set()
+        self.directories: set[bytes] = set()
+        self.mounts: set[bytes] = set()
+        self.warnings: list[str] = []
+        self._base = base
+        self._rules = rules
+        self._cancelled = cancelled
+
+    def walk(self, name: bytes) -> None:
+        """Look into the directory ``name`` (relative to the base) and all it holds."""
+        path = _absolute(self._base, name)
+        scope = self._rules.scope(path)
+        status = os.stat(path)
+        if status.st_dev != os.stat(os.path.dirname(path)).st_dev:
+            self.mounts.add(name)
+        before = len(self.files)
+        # Not by recursion: there may be more levels than Python's stack has.
+        left = [(path, name, scope, status.st_dev, name)]
+        while left:
+            left += self._look(*left.pop())
+        if len(self.files) == before and os.listdir(path):
+            self.warnings.append(f"nothing of {printable(path)} is sent: all of it is left out")
+
+    def _look(
+        self, path: bytes, name: bytes, scope: Scope, device: int, top: bytes
+    ) -> list[tuple[bytes, bytes, Scope, int, bytes]]:
+        """Take up what one directory holds; return the directories in it that matter."""
+        if self._cancelled():
+            raise Interrupted("interrupted while syncing; nothing was started")
+        try:
+            with os.scandir(path) as listed:
+                found = {entry.name: entry for entry in listed}
+        except FileNotFoundError:
+            if name != top:
+                return []  # it went away meanwhile
+            raise _unreadable(path, "No such file or directory") from None
+        except OSError as error:
+            raise _unreadable(path, os.strerror(error.errno or 0)) from error
+        scope = self._rules.enter(scope, path, found)
+        prefix = b"" if name == b"." else name + b"/"
+        if not scope.dropped:
+            self.directories.add(name)
+        below = []
+        some = False
+        for key in sorted(found):
+            if key in RESERVED:
+                continue
+            entry = found[key]
+            inner = prefix + key
+            if not entry.is_dir(follow_symlinks=False):
+                if not self._rules.leaves_out(scope, entry.path):
+                    self.files.add(inner)
+                    some = True
+                    if scope.dropped:
+                        self._take_in(name)
+                continue
+            then = self._rules.below(scope, entry.path)
+            if then is None:
+                continue
+            some = some or not then.dropped
+            try:
+                its = entry.stat(follow_symlinks=False).st_dev
+            except FileNotFoundError:
+                continue  # it went away meanwhile
+            except OSError as error:
+                raise _unreadable(entry.path, os.strerror(error.errno or 0)) from error
+            if its != device:
+                self.mounts.add(inner)
+            below.append((entry.path, inner, then, its, top))
+        if not some and not scope.dropped:
+            self.leaves.add(name)
+        return below
+
+    def _take_in(self, name: bytes) -> None:
+        while name and name not in self.directories:
+            self.directories.add(name)
+            name = os.path.dirname(name)
+
+
+def _absolute(base: bytes, name: bytes) -> bytes:
+    return os.path.normpath(os.path.join(base, name))
+
+
+def _is_directory(path: bytes) -> bool:
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError:
+        return False  # rsync has the words for what is wrong
+
+
+def _unreadable(path: bytes, reason: str) -> SyncError:
+    return SyncError(
+        f"could not send {printable(path)} ({reason})",
+        hint="make it readable, or leave it out with [sync] exclude",
+    )
