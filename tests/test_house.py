@@ -110,7 +110,9 @@ def test_the_locks_pin_everything_with_hashes_and_name_no_index(name: str) -> No
     assert {re.split(r"[^\w-]", requirement)[0] for requirement in wanted} <= pinned
 
 
-@pytest.mark.parametrize("script", ["setup", "lock", "setup-tests", "install-system-packages", "../.ci/run"])
+@pytest.mark.parametrize(
+    "script", ["setup", "lock", "setup-tests", "install-system-packages", "../.ci/run"]
+)
 def test_the_scripts_are_sound(script: str) -> None:
     path = ROOT / "scripts" / script
     assert os.access(path, os.X_OK)
