@@ -14,7 +14,7 @@ from tests.attacks.raw import RawClient, connected, dial, frame, peak_memory
 from tests.support.daemon import TIMEOUT, Home
 from tests.support.waiting import wait_until
 
-from psync.errors import ProtocolError, PsyncError
+from psync.errors import ConnectionLost, ProtocolError, PsyncError
 from psync.model import RunSpec
 from psync.protocol import messages as m
 from psync.protocol.codec import HEADER, decode, encode
@@ -338,3 +338,31 @@ async def test_words_of_a_peer_make_no_lines_in_the_log(home: Home) -> None:
     await still_serves(home)
     assert "\x1b" not in home.log
     assert not [line for line in home.log.splitlines() if line.startswith(forged[:40])]
+
+
+@pytest.mark.parametrize("side", Side)
+def test_what_ended_a_connection_does_not_hit_who_says_something_later(side: Side) -> None:
+    connection = machine(side)
+    connection.receive(b"garbage", 0.0)
+    assert isinstance(connection.failure, ProtocolError)
+    with pytest.raises(ConnectionLost):
+        connection.send(m.Detach(channel=1))
+
+
+async def test_a_breach_while_a_run_starts_and_ends(home: Home) -> None:
+    """What becomes of the run does not depend on what became of who wanted to see it."""
+    for number in range(40):
+        client = await dial(home)
+        spec = RunSpec(argv=(b"/bin/true",))
+        client.send(encode(m.Start(channel=1, request_id=f"{number:016}", spec=spec)))
+        client.send(b"garbage")
+        while await client.hear() is not None:
+            pass
+        client.abort()
+    async with home.client("other") as other:
+        listed = await other.ask(m.ListRuns(request=1))
+        assert isinstance(listed, m.RunList)
+        assert len(listed.runs) == 40
+        for run in listed.runs:
+            assert (await other.attach(run.id).ended()).status.code == 0
+    assert "Traceback" not in home.log

@@ -155,9 +155,13 @@ class Connection:
         return encode(message)
 
     def check_open(self) -> None:
-        """Raise ``ConnectionLost``, or what closed the connection, unless it is open."""
+        """Raise ``ConnectionLost`` unless the connection is open, whatever has closed it.
+
+        Why it was closed, the owner is told. To somebody who happens to say something on it later
+        it is not there any more, and nothing else.
+        """
         if self.state is not State.OPEN:
-            raise self.failure or ConnectionLost("the connection is not open")
+            raise ConnectionLost("the connection is not open") from self.failure
 
     def take_outgoing(self) -> list[bytes]:
         """Return, once, the messages this machine itself wants sent, in order."""

@@ -120,7 +120,7 @@ class Link(picows.WSListener):
         """Send ``message``; returns at once, whatever the network does.
 
         Raises:
-            ConnectionLost: the connection is not open (or the error that closed it).
+            ConnectionLost: the connection is not open.
             ProtocolError: the message is too large.
         """
         self._write(self._machine.send(message))
