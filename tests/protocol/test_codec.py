@@ -6,8 +6,7 @@ import json
 
 import msgspec
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from psync.errors import ProtocolError
 from psync.model import ExitStatus, HostFacts, RunSpec, RunState, Stream, Tool

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from psync.supervisor import wire
 from psync.supervisor.frames import MAX_PAYLOAD

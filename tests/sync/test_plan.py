@@ -1,8 +1,7 @@
 import os
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from psync.errors import UsageError
 from psync.sync.plan import OUTSIDE, TREE, SyncPlan, Tree, mirror_path, plan_sync

@@ -1,8 +1,7 @@
 import shlex
 import subprocess
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from psync.sync.shell import quote, rsh_word
 

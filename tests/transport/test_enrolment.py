@@ -5,8 +5,7 @@ import subprocess
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from psync.errors import NotPaired, ProtocolError, Refused
 from psync.model import HostFacts, Tool

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from psync.errors import ConfigError, TrustError
 from psync.transport.identity import (

@@ -408,7 +408,7 @@ def test_a_missing_file_means_not_paired(pair: Pair, missing: str) -> None:
     files = {"ca": pair.ca, "cert": pair.client.cert, "key": pair.client.key}
     files[missing] = str(pair.root / "nothing here")
     with pytest.raises(NotPaired, match="nothing here"):
-        client_context(**files)
+        client_context(files["ca"], files["cert"], files["key"])
 
 
 @pytest.mark.parametrize("damaged", ["ca", "cert", "key"])
@@ -417,7 +417,7 @@ def test_a_damaged_file_is_named(pair: Pair, damaged: str, text: bytes) -> None:
     files = {"ca": pair.ca, "cert": pair.client.cert, "key": pair.client.key}
     write_atomic(files[damaged], text)
     with pytest.raises(TrustError, match=os.path.basename(files[damaged])):
-        client_context(**files)
+        client_context(files["ca"], files["cert"], files["key"])
 
 
 def test_a_key_of_another_certificate_is_refused(pair: Pair) -> None:
