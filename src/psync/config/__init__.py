@@ -5,7 +5,8 @@ project's (``psync.toml`` at its root), the environment (``PSYNC_…``), flags. 
 ``[run.env]`` are settings of their own. There is one exception: a target that the user's file
 defines hides one of the same name in the project's file as a whole. The personal one was paired and
 may be the only one that works here, and a project that was merely downloaded must not be able to
-redirect it. For the same reason a project's file may not name ssh commands.
+redirect it. For the same reason a project's file may name neither ssh commands nor files outside of
+the project.
 
 Reading is strict: what is not known, of a wrong type or not TOML is a ``ConfigError`` naming file,
 line and key. Only the command line imports this; the engine gets plain values.
@@ -166,12 +167,13 @@ def _refuse_own(value: object) -> None:
     )
 
 
-def client_schema(ssh: Any, home: str | None = None) -> Schema:
+def client_schema(ssh: Any, home: str | None = None, paths: Any = values.paths) -> Schema:
     """Return the keys of a client's file.
 
     Args:
         ssh: checks a target's ssh command.
         home: what ``~/`` stands for in a target's files; None where there may be none.
+        paths: checks what is to be sent.
     """
     own = _refuse_own if home is None else partial(values.directory, home=home)
     return {
@@ -189,12 +191,12 @@ def client_schema(ssh: Any, home: str | None = None) -> Schema:
                 "server_name": _refuse_own if home is None else values.dns_name,
             },
         ),
-        "sync": {"include": values.paths, "exclude": values.patterns},
+        "sync": {"include": paths, "exclude": values.patterns},
         "run": {
             "env": Names(values.variable_name, values.variable),
             "on_disconnect": values.on_disconnect,
             "overflow": values.overflow,
-            "assets": values.paths,
+            "assets": paths,
         },
     }
 
@@ -234,7 +236,9 @@ def load_client(
     project = None
     if project_root is not None:
         shared = f"{os.fsdecode(project_root).rstrip('/')}/{PROJECT_FILE}"
-        project = file_layer(shared, shown_path(shared, home), client_schema(_refuse_ssh))
+        inside = partial(values.paths_inside, root=project_root)
+        schema = client_schema(_refuse_ssh, paths=inside)
+        project = file_layer(shared, shown_path(shared, home), schema)
     if user and project:
         _hide_targets(project, user)
     layers = stack(

@@ -241,6 +241,20 @@ def patterns(value: object) -> tuple[bytes, ...]:
     return found
 
 
+def paths_inside(value: object, root: bytes) -> tuple[bytes, ...]:
+    """Return a list of paths that lead to something in the directory ``root``, links followed."""
+    found = paths(value)
+    top = os.path.realpath(root).rstrip(b"/")
+    for path in found:
+        if not (os.path.realpath(os.path.join(root, path)) + b"/").startswith(top + b"/"):
+            raise UsageError(
+                f"{os.fsdecode(path)!r} leads out of the project",
+                hint="a project may not say which other files of yours are sent; "
+                "name it with --assets, or in ~/.config/psync/config.toml",
+            )
+    return found
+
+
 def directory(value: object, home: str) -> bytes:
     """Return an absolute directory; ``~/`` stands for ``home``."""
     path = string(value)
