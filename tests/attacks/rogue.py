@@ -26,10 +26,11 @@ from psync.model import ExitStatus, HostFacts, RunInfo, RunState, Stream, Tool
 from psync.paths import ClientPaths
 from psync.protocol import messages as m
 from psync.transport.authority import Authority
+from psync.transport.contexts import ServerContexts
 from psync.transport.identity import ClientIdentity
 from psync.transport.link import Link
 from psync.transport.listen import listen
-from psync.transport.tls import server_context
+from psync.transport.strangers import Pairing
 
 NASTY = (
     "\x1b]0;title\x07\x1b[2J\x1b[31m\x9b31m\r\nforged line\n\tpsync: forged\0\x08\x7f\x85"
@@ -47,8 +48,11 @@ class Rogue:
 
     Args:
         field: the client; no daemon host is needed.
+        facts: what it says about its host.
+        pairing: makes what answers strangers with an invitation.
 
     Attributes:
+        field: the client.
         hello: what it says first.
         answer: called with every message of the client.
         heard: of what kinds the client's messages were.
@@ -56,19 +60,26 @@ class Rogue:
         port: where it listens.
     """
 
-    def __init__(self, field: Field, *, facts: HostFacts = FACTS) -> None:
+    def __init__(
+        self,
+        field: Field,
+        *,
+        facts: HostFacts = FACTS,
+        pairing: Callable[[Rogue], Pairing] | None = None,
+    ) -> None:
         self.hello = m.Hello(versions=(1,), software="rogue", features=m.FEATURES, facts=facts)
         self.answer: Answer = obedient()
         self.heard: set[type] = set()
         self.links: list[Link] = []
         self.port = 0
-        self._field = field
+        self.field = field
         self._facts = facts
         self._ready = threading.Event()
         self._over: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
         self.authority = Authority.load_or_create(str(field.directory / "rogue"))
+        self.pairing = None if pairing is None else pairing(self)
 
     def __enter__(self) -> Rogue:
         self._thread.start()
@@ -83,7 +94,7 @@ class Rogue:
 
     def pair(self, **record: Any) -> None:
         """Make it the client's default target; ``record`` replaces fields of ``target.json``."""
-        field = self._field
+        field = self.field
         paths = ClientPaths.from_environ(field.env)
         identity = ClientIdentity.load_or_create(paths.identity)
         signed = self.authority.sign_client(identity.csr("desk"), "desk")
@@ -104,7 +115,7 @@ class Rogue:
 
     def point_at(self, port: int) -> None:
         """Have the client's target lead to a port."""
-        field = self._field
+        field = self.field
         field.config.parent.mkdir(parents=True, exist_ok=True)
         field.config.write_text(
             '[targets.rogue]\nhost = "rogue-host"\nconnect = "direct"\n'
@@ -128,10 +139,11 @@ class Rogue:
             self.port = sock.getsockname()[1]
             door = await listen(
                 sock,
-                tls=server_context(server.certificate, server.key, server.ca),
+                tls=ServerContexts(server),
                 hello=lambda _certificate: self.hello,
                 origins=(),
                 accept=self._accept,
+                stranger=self.pairing,
             )
             self._ready.set()
             await self._over.wait()

@@ -43,7 +43,7 @@ def rogue() -> Iterator[Rogue]:
 
 @pytest.fixture
 def field(rogue: Rogue) -> Field:
-    return rogue._field
+    return rogue.field
 
 
 def check_harmless(said: bytes) -> str:
