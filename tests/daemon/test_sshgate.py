@@ -67,6 +67,7 @@ def _a_project_id() -> None:
         (b"/usr/bin/rsync --server " + FLAGS, RECEIVE),
         (b"rsync --server -sOtprRze.iLsfxCIvu", Receive(b"-OtprRze.iLsfxCIvu")),
         (b"rsync --server -sdlOtpRze.iLsfxCIvu", Receive(b"-dlOtpRze.iLsfxCIvu")),
+        (b"rsync --server -snOdRze.iLsfxCIvu", Receive(b"-nOdRze.iLsfxCIvu")),
     ],
 )
 def test_what_psync_asks_for_is_allowed(command: bytes, request_: object) -> None:

@@ -6,6 +6,7 @@ from hypothesis import given, strategies as st
 from psync.errors import DestinationError, PsyncError, SSHError, SyncError, ToolMissing
 from psync.sync.blame import (
     DiskFull,
+    FilesVanished,
     MirrorMissing,
     dangling_links,
     rsync_error,
@@ -71,7 +72,7 @@ CASES: list[tuple[int, bytes, type[PsyncError], str]] = [
         SyncError,
         r"could not send /p/closed \(Permission denied\);",
     ),
-    (24, b'file has vanished: "/p/a.o"\n', SyncError, "vanished while they were sent"),
+    (24, b'file has vanished: "/p/a.o"\n', FilesVanished, "vanished while they were sent"),
     (127, b"bash: line 1: rsync: command not found\n", ToolMissing, "on laptop: bash: line 1"),
     (
         12,

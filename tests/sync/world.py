@@ -140,11 +140,11 @@ class World:
         return Tool(path=str(script), version="3.2.7"), marker
 
     def mirrored(self) -> dict[str, bytes]:
-        """All files of the mirror, with their contents."""
+        """All files of the mirror but psync's own mark, with their contents."""
         return {
             str(path.relative_to(self.mirror)): path.read_bytes()
             for path in self.mirror.rglob("*")
-            if path.is_file()
+            if path.is_file() and path.name != ".psync-mirror"
         }
 
 

@@ -187,8 +187,12 @@ class SyncReport:
             return
         if summary.files:
             what = f"sent {summary.files} file{'' if summary.files == 1 else 's'}"
-        else:
+        elif not summary.removed:
             what = "nothing had changed"
+        else:
+            what = "sent nothing"
+        if summary.removed:
+            what += f", removed {summary.removed}"
         say(f"{what}, {size(summary.bytes_sent)} in {summary.seconds:.1f} s")
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 
 from psync.api import target_spec
-from psync.cli.arguments import Parser, add_sync_options, add_target_option
+from psync.cli.arguments import Parser, add_sync_options, add_target_option, path
 from psync.cli.imports import import_picows
 from psync.cli.loop import Signals, catch_signals, run as run_loop
-from psync.cli.output import SyncReport
+from psync.cli.output import SyncReport, show
 from psync.client.early import SyncReports, begin
 from psync.client.place import find_place
 from psync.config import load_client
 from psync.paths import ClientPaths
+from psync.sync.plan import SyncPlan
+from psync.text import printable
 
 DESCRIPTION = """\
 Send what the project's psync.toml and --assets name, else the whole project, to a target.
@@ -25,6 +27,14 @@ def main(argv: list[str]) -> int:
     parser = Parser("sync", "[OPTIONS]", DESCRIPTION)
     add_target_option(parser)
     add_sync_options(parser)
+    parser.add_argument(
+        "--why",
+        metavar="PATH",
+        action="append",
+        default=[],
+        type=path,
+        help="say whether this file would be sent and what decides that; send nothing (repeatable)",
+    )
     options = parser.parse_args(argv)
     paths = ClientPaths.from_environ(os.environ)
     place = find_place(None, paths, root=options.project)
@@ -35,6 +45,8 @@ def main(argv: list[str]) -> int:
     plan = place.plan(
         assets=options.assets, include=(*config.include, *config.assets), exclude=config.exclude
     )
+    if options.why:
+        return _explain(plan, [os.path.join(place.here, name) for name in options.why])
     report = SyncReport(verbose=True)
     reports = SyncReports(report.progress, report.warning, report.waiting)
     early = begin(plan, spec, paths, reports)
@@ -57,3 +69,13 @@ def main(argv: list[str]) -> int:
         if early is not None:
             early.sync.cancel()
             early.sync.close()
+
+
+def _explain(plan: SyncPlan, paths: list[bytes]) -> int:
+    """Say what becomes of each path; return 0 if all of them would be sent, else 1."""
+    from psync.sync.why import why
+
+    reasons = [(name, why(plan, name, os.environ)) for name in paths]
+    for name, reason in reasons:
+        show(f"{printable(name)}: {'sent' if reason.sent else 'not sent'}: {reason.text}\n")
+    return 0 if all(reason.sent for _, reason in reasons) else 1

@@ -39,9 +39,9 @@ _WORD = re.compile(rb"[A-Za-z0-9_@%+=:,./-]+|'[^']*'(?:\"'\"'[^']*')*")
 _UNPRINTABLE = re.compile(rb"[\x00-\x1f\x7f]")
 _NONCE = re.compile(rb"--nonce=([A-Za-z0-9_-]{8,64})")
 # -s is a must; of the rest any part may be missing. After "e" come capabilities, no remote shell.
-_FLAGS = re.compile(rb"-s([dlOtprRz]*)(e\d*\.[A-Za-z]*)")
+_FLAGS = re.compile(rb"-s([dlnOtprRz]*)(e\d*\.[A-Za-z]*)")
 _OPTIONS = re.compile(
-    rb"--delay-updates|--safe-links|--(?:new|old)-compress"
+    rb"--delay-updates|--delete-missing-args|--existing|--safe-links|--(?:new|old)-compress"
     rb"|--compress-level=\d{1,3}|--compress-choice=[a-z0-9]{1,20}"
     rb"|--checksum-choice=[a-z0-9]{1,20}(?:,[a-z0-9]{1,20})?"
     rb"|--log-format=(?:X|%i)|--timeout=\d{1,6}|(?:-@|--modify-window=)-?\d{1,9}"

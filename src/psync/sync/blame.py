@@ -23,6 +23,10 @@ class DiskFull(DestinationError):
     """The daemon host has no space left for the files."""
 
 
+class FilesVanished(SyncError):
+    """Files that were to be sent went away meanwhile; looking again finds what is there now."""
+
+
 _SHOWN = 5  # files named in one message
 
 # rsync 3.2 says which side speaks; before, only what it was doing tells.
@@ -145,7 +149,7 @@ def rsync_error(
             hint="look at that path there; removing it and syncing again is safe",
         )
     if status == 24:
-        return SyncError(
+        return FilesVanished(
             f"files vanished while they were sent: {reason}",
             hint="wait until the build is done, then run it again",
         )
@@ -211,11 +215,11 @@ def _file_failures(said: bytes) -> list[_Failure]:
 def _not_sent(failures: list[_Failure]) -> SyncError:
     named = [f"{failure.name} ({failure.reason})" for failure in failures[:_SHOWN]]
     more = f" and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
+    message = f"could not send {', '.join(named)}{more}"
     if all(failure.errno == 2 for failure in failures):
         hint = "wait until the build is done, or correct what is to be sent"
-    else:
-        hint = "make them readable, or do not send them"
-    return SyncError(f"could not send {', '.join(named)}{more}", hint=hint)
+        return FilesVanished(message, hint=hint)
+    return SyncError(message, hint="make them readable, or do not send them")
 
 
 def _shell_found_no_rsync(said: bytes) -> bool:

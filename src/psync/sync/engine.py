@@ -21,17 +21,29 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from psync.errors import Interrupted, SSHError, SyncError
-from psync.sync.blame import DiskFull
+from psync.sync.blame import DiskFull, FilesVanished
 from psync.sync.endpoint import Endpoint
-from psync.sync.listing import case_collisions, list_tree
+from psync.sync.listing import MARK_NAME, Listing, case_collisions, list_tree
 from psync.sync.lock import Holder, ProjectLock
+from psync.sync.manifest import Changes, Manifest, levels
 from psync.sync.plan import SyncPlan, Tree
-from psync.sync.rsync import Progress, Summary, Transfer, rsync_argv
+from psync.sync.rsync import (
+    MirrorMissing,
+    Progress,
+    Summary,
+    Transfer,
+    mark_argv,
+    removal_argv,
+    rsync_argv,
+)
 from psync.sync.tools import find_rsync
 from psync.text import printable
 
 LOCK_TIMEOUT = 600.0
 """Seconds to wait for another sync of the same project."""
+
+VANISHED_RETRIES = 2
+"""How often a transfer is begun again because files went away, or the connection died, under it."""
 
 WARNINGS = 20
 """Warnings passed on one by one; the rest is counted."""
@@ -84,6 +96,7 @@ class Sync:
         self._rsync = ""
         self._listed = False
         self._rounds: list[list[Tree]] = []
+        self._records: list[tuple[bytes, Manifest, Changes]] = []
         self._running: list[Transfer] = []
         self._cancelled = False
         self._preparing = False
@@ -114,7 +127,8 @@ class Sync:
             try:
                 if self._endpoint.ready():
                     self._list()
-                    self._spawn()
+                    if not any(changes.first for _, _, changes in self._records):
+                        self._spawn()
             except BaseException:
                 self.close()
                 raise
@@ -131,7 +145,7 @@ class Sync:
                 a new ``Sync``.
             ProjectBusy: another process kept syncing this project; names it.
             Interrupted: ``cancel`` was called.
-            SSHError: ssh could not log in, or the connection broke (once is tried again).
+            SSHError: ssh could not log in, or the connection broke (that is tried again).
             DestinationError: the daemon host cannot take the files.
             ToolMissing: ssh or rsync is missing, here or there.
             SyncError: anything else; names the files where it is about files.
@@ -142,15 +156,24 @@ class Sync:
             assert self._lock is not None
             if not self._lock.held:
                 self._lock.acquire(self._lock_timeout, self._waiting, lambda: self._cancelled)
-            try:
-                return self._transfer()
-            except SSHError:
-                if self._cancelled or not self._endpoint.recover():
-                    raise
-            # The shared connection had died unnoticed, for instance while the computer slept.
-            self._stop()
-            self._listed = False
+            for _ in range(VANISHED_RETRIES):
+                try:
+                    return self._transfer()
+                except FilesVanished:  # a build goes on, or an editor saves
+                    if self._cancelled:
+                        raise
+                except SSHError:
+                    if self._cancelled or not self._endpoint.recover():
+                        raise
+                    # The shared connection had died unnoticed, for instance while the computer
+                    # slept.
+                self._stop()
+                self._listed = False
             return self._transfer()
+        except MirrorMissing:
+            for _, manifest, _ in self._records:
+                manifest.forget()
+            raise
         except DiskFull:
             # What has arrived would keep the disk full, and with it every program that writes.
             self._stop()
@@ -174,13 +197,15 @@ class Sync:
             self._lock.release()
 
     def _transfer(self) -> Summary:
-        files = bytes_sent = 0
+        files = bytes_sent = removed = 0
         if not self._listed:
             self._prepare()
             self._list()
+        if not self._running:
+            self._prepare()
+            removed = self._clear_the_way()
         while self._rounds or self._running:
             if not self._running:
-                self._prepare()
                 self._spawn()
             for transfer in self._running:
                 if self._cancelled:
@@ -189,11 +214,12 @@ class Sync:
                 files += part.files
                 bytes_sent += part.bytes_sent
             self._running = []
+        removed += self._take_away()
         self._check_cancelled()
         left = self._warnings - WARNINGS
         if left > 0 and self._on_warning is not None:
             self._on_warning(f"not sent: {left} more of the kind")
-        return Summary(files, bytes_sent, time.monotonic() - self._began)
+        return Summary(files, bytes_sent, time.monotonic() - self._began, removed)
 
     def _list(self) -> None:
         """Look at what is to be sent, and divide it into transfers that may run side by side.
@@ -205,6 +231,7 @@ class Sync:
         check_entries(self.plan)
         plain: list[Tree] = []
         followed: list[Tree] = []
+        self._records = []
         for tree in self.plan.trees:
             links = tuple(n for n in (*tree.entries, *tree.inner) if _is_link(tree, n))
             names, inner = (
@@ -223,12 +250,110 @@ class Sync:
                 warnings += case_collisions(listing.entries)
             for warning in warnings:
                 self._warning(warning)
+            self._compare(tree, listing)
             if listing.entries:
                 plain.append(Tree(tree.base, listing.entries, tree.destination))
             if links:
                 followed.append(Tree(tree.base, links, tree.destination, follow=True))
         self._rounds = [trees for trees in (plain, followed) if trees]
         self._listed = True
+
+    def _compare(self, tree: Tree, listing: Listing) -> None:
+        """Find out what is to be removed from a part of the mirror, and note what it will hold."""
+        place = os.fsencode(self._endpoint.destination) + b"\0" + self._mirror
+        manifest = Manifest(self._state, place, tree.destination)
+        inode = os.stat(self.plan.project.root).st_ino
+        changes = manifest.compare(tree, listing, inode)
+        for count, reason in changes.kept:
+            self._warning(
+                f"{reason}, so {count} file{'' if count == 1 else 's'} gone here "
+                "stay there; remove them there if nobody needs them"
+            )
+        try:
+            manifest.expect(tree, listing, changes, inode)
+        except OSError as error:
+            raise SyncError(
+                f"what is sent cannot be noted in {printable(self._state)}: {error.strerror}",
+                hint="free some space on this machine",
+            ) from error
+        self._records.append((tree.destination, manifest, changes))
+
+    def _clear_the_way(self) -> int:
+        """Remove what stands where something of another kind is to be put; return a count."""
+        removed = 0
+        for part, manifest, changes in self._records:
+            if changes.first and self._is_known(part, manifest):
+                removed += self._remove(part, manifest, changes.first)
+        return removed
+
+    def _take_away(self) -> int:
+        """Remove what is gone here and have the mirror marked; return how much it was."""
+        removed = 0
+        for part, manifest, changes in self._records:
+            if changes.then and self._is_known(part, manifest):
+                removed += self._remove(part, manifest, changes.then)
+            if not manifest.header.placed:
+                self._mark(part, manifest, dry=False)
+                manifest.placed()
+        return removed
+
+    def _is_known(self, part: bytes, manifest: Manifest) -> bool:
+        """Whether the mirror is the one that earlier syncs wrote to; else nothing is removed."""
+        if manifest.header.placed and self._mark(part, manifest, dry=True).files == 0:
+            return True
+        # What is listed now stays known, so that it can be removed when it is gone.
+        manifest.unplaced()
+        self._warning("the mirror is not the one of the last sync; nothing is removed there")
+        return False
+
+    def _mark(self, part: bytes, manifest: Manifest, *, dry: bool) -> Summary:
+        mark = os.path.join(manifest.skeleton, MARK_NAME)
+        argv, feed = mark_argv(
+            mark,
+            part,
+            rsync=self._rsync,
+            mirror=self._mirror,
+            remote=self._endpoint.remote(),
+            dry=dry,
+        )
+        return self._do(argv, feed)
+
+    def _remove(self, part: bytes, manifest: Manifest, names: tuple[bytes, ...]) -> int:
+        removed = 0
+        for round_ in levels(names):
+            with manifest.way_to(round_) as skeleton:
+                argv, feed = removal_argv(
+                    round_,
+                    skeleton,
+                    part,
+                    rsync=self._rsync,
+                    mirror=self._mirror,
+                    remote=self._endpoint.remote(),
+                )
+                removed += self._do(argv, feed, removal=True).removed
+        manifest.removed(names)
+        return removed
+
+    def _do(self, argv: list[str | bytes], feed: bytes, *, removal: bool = False) -> Summary:
+        """Run one more rsync to its end."""
+        self._check_cancelled()
+        transfer = self._start(argv, feed, removal=removal)
+        self._running = [transfer]
+        try:
+            return transfer.wait(on_warning=self._warning)
+        finally:
+            self._running = []
+
+    def _start(self, argv: list[str | bytes], feed: bytes, *, removal: bool = False) -> Transfer:
+        return Transfer(
+            argv,
+            feed,
+            mirror=self._mirror,
+            host=self._endpoint.host,
+            environ=self._environ,
+            destination=self._endpoint.destination,
+            removal=removal,
+        )
 
     def _prepare(self) -> None:
         self._preparing = True
@@ -245,16 +370,7 @@ class Sync:
             argv, feed = rsync_argv(
                 tree, rsync=self._rsync, mirror=self._mirror, remote=self._endpoint.remote()
             )
-            self._running.append(
-                Transfer(
-                    argv,
-                    feed,
-                    mirror=self._mirror,
-                    host=self._endpoint.host,
-                    environ=self._environ,
-                    destination=self._endpoint.destination,
-                )
-            )
+            self._running.append(self._start(argv, feed))
 
     def _stop(self) -> None:
         """Stop and reap what is running; what it still says is of no interest."""

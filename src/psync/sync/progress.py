@@ -17,6 +17,7 @@ _PROGRESS = re.compile(
     rb"(?:\s+\(xfr#(?P<files>\d+), (?:to|ir)-chk=(?P<left>\d+)/(?P<total>\d+)\))?\s*"
 )
 _STATISTIC = re.compile(rb"(Number of (?:regular )?files transferred|Total bytes sent): (\d+)")
+_DELETING = re.compile(rb"deleting (.+)")
 _UNSAFE = re.compile(rb'ignoring unsafe symlink "?(.*?)"? -> "?(.*?)"?')
 _SPECIAL = re.compile(rb'skipping non-regular file "(.*)"')
 _UNIT = {b"": 1, b"k": 1 << 10, b"M": 1 << 20, b"G": 1 << 30, b"T": 1 << 40, b"P": 1 << 50}
@@ -50,12 +51,15 @@ class OutputParser:
         progress: the latest, or None.
         files: regular files transferred; final when rsync has ended.
         bytes_sent: bytes that went to the other side, protocol included; likewise.
+        removed: what was removed, as rsync writes names. Of use only where rsync was not asked to
+            name what it sends: a name may look like that.
         warnings: what was left out and why; the caller may take them away.
     """
 
     def __init__(self) -> None:
         self.progress: Progress | None = None
         self.files = 0
+        self.removed: list[bytes] = []
         self.bytes_sent = 0
         self.warnings: list[str] = []
         self._rest = b""
@@ -84,6 +88,8 @@ class OutputParser:
                 self.files = int(found[2])
             else:
                 self.bytes_sent = int(found[2])
+        elif found := _DELETING.fullmatch(line):
+            self.removed.append(found[1])
         elif found := _UNSAFE.fullmatch(line):
             link = f"{unescape(found[1])} -> {unescape(found[2])}"
             self.warnings.append(f"not sent: the link {link} leaves the project")

@@ -49,6 +49,18 @@ _OPTIONS = (
     "--no-human-readable",
     "--outbuf=N",
 )
+_REMOVAL = (
+    "--dirs",
+    "--existing",
+    "--omit-dir-times",
+    "--delete-missing-args",
+    f"--timeout={STALL_TIMEOUT}",
+    "--from0",
+    "--files-from=-",
+    "--info=del1,stats2",
+    "--no-human-readable",
+    "--outbuf=N",
+)
 _KEPT_VARIABLES = ("RSYNC_CHECKSUM_LIST", "RSYNC_COMPRESS_LIST")
 
 
@@ -73,11 +85,13 @@ class Summary(msgspec.Struct, frozen=True):
         files: regular files that were sent; 0 when nothing had changed.
         bytes_sent: bytes that went to the other side, rsync's protocol included.
         seconds: how long it took.
+        removed: files and directories that were removed.
     """
 
     files: int
     bytes_sent: int
     seconds: float
+    removed: int = 0
 
 
 def rsync_argv(
@@ -95,16 +109,68 @@ def rsync_argv(
     # Only what a link points to is looked into by rsync itself; everything else is listed.
     argv += ["-r", "--copy-links"] if tree.follow else ["--dirs", "--links", "--safe-links"]
     argv += [b"--exclude=" + name for name in VCS]
-    destination = os.path.join(mirror, tree.destination, b"")
+    # "./" keeps a name that begins with "-", "#" or ";" from meaning anything.
+    entries = [b"." if name == b"." else b"./" + name for name in (*tree.entries, *tree.empty)]
+    argv += _operands(os.path.join(tree.base, b""), tree.destination, mirror, remote)
+    return argv, b"".join(name + b"\0" for name in entries)
+
+
+def mark_argv(
+    mark: bytes, part: bytes, *, rsync: str, mirror: bytes, remote: Remote | None, dry: bool
+) -> tuple[list[str | bytes], bytes]:
+    """Return the command line that puts a mark into a part of the mirror, and its stdin.
+
+    Args:
+        mark: absolute path of the file.
+        part: of the mirror.
+        rsync, mirror, remote: as for ``rsync_argv``.
+        dry: only look; a file is counted as sent if the mark is not there.
+    """
+    source, name = os.path.split(mark)
+    argv: list[str | bytes] = [rsync, *_OPTIONS, *(["--dry-run"] if dry else [])]
+    argv += _operands(os.path.join(source, b""), part, mirror, remote)
+    return argv, b"./" + name + b"\0"
+
+
+def removal_argv(
+    names: Sequence[bytes],
+    skeleton: bytes,
+    part: bytes,
+    *,
+    rsync: str,
+    mirror: bytes,
+    remote: Remote | None,
+    dry: bool = False,
+) -> tuple[list[str | bytes], bytes]:
+    """Return the command line that removes exactly these names, and its stdin.
+
+    rsync removes what it is told to send and what is not there (``--delete-missing-args``), of
+    directories only empty ones. Directories on the way are real ones in ``skeleton``, so that rsync
+    goes through no link that a program may have put in their place.
+
+    Args:
+        names: relative to the part.
+        skeleton: absolute path of a directory that holds the directories on the way, nothing else.
+        part: of the mirror.
+        rsync, mirror, remote: as for ``rsync_argv``.
+        dry: only say what would be removed.
+    """
+    argv: list[str | bytes] = [rsync, *_REMOVAL, *(["--dry-run"] if dry else [])]
+    argv += _operands(os.path.join(skeleton, b""), part, mirror, remote)
+    return argv, b"".join(b"./" + name + b"\0" for name in names)
+
+
+def _operands(
+    source: bytes, part: bytes, mirror: bytes, remote: Remote | None
+) -> list[str | bytes]:
+    argv: list[str | bytes] = []
+    destination = os.path.join(mirror, part, b"")
     if remote is not None:
         argv += ["-s", "-z", "--compress-level=1"]
         argv += ["-e", b" ".join(map(rsh_word, remote.shell))]
         argv.append(b"--rsync-path=" + quote(remote.rsync))
         destination = _operand(remote.address) + destination
-    argv += ["--", os.path.join(tree.base, b""), destination]
-    # "./" keeps a name that begins with "-", "#" or ";" from meaning anything.
-    entries = [b"." if name == b"." else b"./" + name for name in (*tree.entries, *tree.empty)]
-    return argv, b"".join(name + b"\0" for name in entries)
+    return [*argv, "--", source, destination]
 
 
 class Transfer:
@@ -117,6 +183,7 @@ class Transfer:
         host: the other side's name, None where it is this machine.
         environ: the environment to start from.
         destination: what ssh calls the other side, where that is not the same.
+        removal: it removes files and sends none.
 
     Raises:
         ToolMissing: rsync cannot be started.
@@ -131,7 +198,9 @@ class Transfer:
         host: str | None,
         environ: Mapping[str, str],
         destination: str = "",
+        removal: bool = False,
     ) -> None:
+        self._removal = removal
         self._mirror = mirror
         self._host = host
         self._destination = destination
@@ -212,6 +281,7 @@ class Transfer:
             files=self._parser.files,
             bytes_sent=self._parser.bytes_sent,
             seconds=time.monotonic() - self._began,
+            removed=len(self._parser.removed) if self._removal else 0,
         )
 
     def reap(self) -> None:

@@ -126,6 +126,20 @@ class Rules:
             return not rule.keep
         return scope.dropped or self._git_leaves_out(scope, path, directory=False)
 
+    def blame(self, scope: Scope, path: bytes, *, directory: bool) -> Rule | None:
+        """Return the pattern that leaves a path out; None where git said so, or none does.
+
+        Args:
+            scope: what counts in its directory.
+            path: absolute.
+            directory: it is a directory.
+        """
+        for sets in (scope.own, scope.git):
+            rule = _decide(sets, path, directory=directory)
+            if rule is not None and not rule.keep:
+                return rule
+        return None
+
     def below(self, scope: Scope, path: bytes) -> Scope | None:
         """Return what counts in a directory inside of one, None where nothing of it is sent."""
         if scope.own and (rule := _decide(scope.own, path, directory=True)):
