@@ -74,7 +74,7 @@ def test_hosts(alone: Field, host: str) -> None:
     # the same by hand in the user's own file, with the look of a pairing
     quoted = host.replace("\n", "\\n").replace("\t", "\\t").replace("\x1b", "\\u001b")
     alone.config.write_text(f'[targets.x]\nhost = "{quoted}"\n')
-    for words in (["run", "--on", "x", "true"], ["sync", "--on", "x"], ["ps", "--on", "x"]):
+    for words in (["run", "--on", "x", "true"], ["ps", "--on", "x"]):
         refused(alone.psync(*words))
     assert not trace.exists()
 
@@ -126,7 +126,11 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+QUICK = ("-e", "--rsync-path=trap", "host:path", "a\nb", "$(touch trap)", " ", "- x")
+SOME = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.long) for name in OPTIONS]
+
+
+@pytest.mark.parametrize("name", SOME)
 def test_programs_with_names_like_options(paired: Field, name: str) -> None:
     paired.script(name, 'echo "ran $0"; printf "%s\\n" "$@"')
     done = paired.psync("run", "--", f"./{name}", "-e", "--rsync-path=x", "-oProxyCommand=y")
@@ -136,8 +140,9 @@ def test_programs_with_names_like_options(paired: Field, name: str) -> None:
     (paired.project / name).unlink()
 
 
-@pytest.mark.parametrize("name", [*map(os.fsencode, OPTIONS), b"\xff\xfe", b"caf\xe9", b"x" * 255])
-def test_assets_with_names_like_options(paired: Field, name: bytes) -> None:
+@pytest.mark.parametrize("word", [*SOME, "\udcff\udcfe", "caf\udce9", "x" * 255])
+def test_assets_with_names_like_options(paired: Field, word: str) -> None:
+    name = os.fsencode(word)
     path = os.fsencode(paired.project) + b"/" + name
     os.makedirs(os.path.dirname(path), exist_ok=True)
     Path(os.fsdecode(path)).write_bytes(b"an asset")
@@ -157,7 +162,7 @@ def test_directories_with_names_like_options(paired: Field) -> None:
     assert paired.psync("run", "--no-sync", "true").returncode == 0
     shutil.rmtree(paired.mirror() / "tree")  # it may hold files of the same names
     (paired.mirror() / "tree").mkdir(mode=0o700)
-    for name in OPTIONS:
+    for name in QUICK:
         directory = paired.project / name
         directory.mkdir(parents=True, exist_ok=True)
         done = paired.psync("run", "--no-sync", "pwd", cwd=directory)
@@ -253,7 +258,7 @@ def test_a_projects_file_runs_nothing_here(paired: Field, tmp_path: Path, text: 
     project = tmp_path / "downloaded"
     project.mkdir()
     (project / "psync.toml").write_text(text.format(trap=program))
-    for words in (["run", "true"], ["sync"], ["ps"], ["run", "--on", "evil", "true"]):
+    for words in (["run", "true"], ["sync"], ["run", "--on", "evil", "true"]):
         refused(paired.psync(*words, cwd=project, env={"PSYNC_TARGET": ""}))
     assert not trace.exists()
 
@@ -284,7 +289,7 @@ def test_a_projects_own_target_is_nobody_until_it_is_paired(paired: Field, tmp_p
 @pytest.mark.parametrize("table", ["sync]\ninclude", "run]\nassets"])
 @pytest.mark.parametrize(
     "path",
-    ["../secret", "{home}/secret", "x/../../secret", "link", "link/secret", "~/secret", "a/link"],
+    ["../secret", "{home}/secret", "x/../../secret", "link", "link/secret", "a/link"],
 )
 def test_a_projects_file_takes_no_files_of_the_user(
     paired: Field, tmp_path: Path, table: str, path: str

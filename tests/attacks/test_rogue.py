@@ -140,7 +140,13 @@ NUMBERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("numbers", NUMBERS)
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        pytest.param(name, marks=[] if name in ("words", "large", "output") else pytest.mark.long)
+        for name in NUMBERS
+    ],
+)
 def test_lists(rogue: Rogue, field: Field, numbers: str) -> None:
     run = nasty_run(**NUMBERS[numbers])
     rogue.answer = obedient((run, msgspec.structs.replace(run, id="abc")))
@@ -393,6 +399,7 @@ def test_a_list_without_end(field: Field, rogue: Rogue, new: bool) -> None:
     assert (process.returncode, stdout) == (125, b"")
 
 
+@pytest.mark.long
 def test_a_daemon_that_says_nothing_can_be_left(field: Field, rogue: Rogue) -> None:
     """It takes everything and answers nothing: Ctrl-C leaves, at the latest the fourth."""
     rogue.answer = obedient(Start=[m.Ping(1)], Stop=[])
@@ -467,3 +474,15 @@ def test_a_connection_that_ends_again_and_again(field: Field, rogue: Rogue) -> N
     done = field.psync("run", "--no-sync", "true")
     check(done)
     assert done.returncode == 3
+
+
+@pytest.mark.parametrize("expires", [0.0, 1.0, 1e10])
+def test_certificates_that_nobody_asked_for(field: Field, rogue: Rogue, expires: float) -> None:
+    """It says that the client's certificate ends, and brings another one, which is none."""
+    rogue.hello = msgspec.structs.replace(rogue.hello, certificate_expires=expires)
+    answers = [lambda n: m.CertificateRenewed(request=n, certificate=NASTY.encode(), expires=1e10)]
+    rogue.answer = obedient(RenewCertificate=answers)
+    for _ in range(2):
+        done = field.psync("run", "--no-sync", "true")
+        check(done)
+        assert done.returncode == 0
