@@ -14,6 +14,7 @@ from psync.client.place import find_place
 from psync.config import load_client
 from psync.paths import ClientPaths
 from psync.sync.plan import SyncPlan
+from psync.sync.rsync import Summary
 from psync.text import printable
 
 DESCRIPTION = """\
@@ -28,6 +29,13 @@ def main(argv: list[str]) -> int:
     add_target_option(parser)
     add_sync_options(parser)
     parser.add_argument(
+        "-n",
+        "--dry-run",
+        action="store_true",
+        help="list what would be sent and removed, and change nothing",
+    )
+    parser.add_argument("--json", action="store_true", help="with --dry-run: as one JSON object")
+    parser.add_argument(
         "--why",
         metavar="PATH",
         action="append",
@@ -36,6 +44,8 @@ def main(argv: list[str]) -> int:
         help="say whether this file would be sent and what decides that; send nothing (repeatable)",
     )
     options = parser.parse_args(argv)
+    if options.json and not options.dry_run:
+        parser.error("--json needs --dry-run")
     paths = ClientPaths.from_environ(os.environ)
     place = find_place(None, paths, root=options.project)
     config = load_client(
@@ -49,7 +59,7 @@ def main(argv: list[str]) -> int:
         return _explain(plan, [os.path.join(place.here, name) for name in options.why])
     report = SyncReport(verbose=True)
     reports = SyncReports(report.progress, report.warning, report.waiting)
-    early = begin(plan, spec, paths, reports)
+    early = None if options.dry_run else begin(plan, spec, paths, reports)
 
     async def sync(_signals: Signals) -> int:
         import_picows()
@@ -57,7 +67,10 @@ def main(argv: list[str]) -> int:
 
         target = Target(spec, paths)
         try:
-            report.end(await target.transfer(plan, early=early, reports=reports))
+            if options.dry_run:
+                show(_listed(await target.preview(plan, reports), json=options.json))
+            else:
+                report.end(await target.transfer(plan, early=early, reports=reports))
         finally:
             target.abandon()
         return 0
@@ -79,3 +92,16 @@ def _explain(plan: SyncPlan, paths: list[bytes]) -> int:
     for name, reason in reasons:
         show(f"{printable(name)}: {'sent' if reason.sent else 'not sent'}: {reason.text}\n")
     return 0 if all(reason.sent for _, reason in reasons) else 1
+
+
+def _listed(summary: Summary, *, json: bool) -> str:
+    """Return what would be sent and removed: a line for each path, or JSON with the same."""
+    sent, removed = sorted(summary.sent_names), sorted(summary.removed_names)
+    if json:
+        import msgspec
+
+        text = {"send": [*map(printable, sent)], "remove": [*map(printable, removed)]}
+        return msgspec.json.encode(text).decode() + "\n"
+    lines = [f"send {printable(name)}\n" for name in sent]
+    lines += [f"remove {printable(name)}\n" for name in removed]
+    return "".join(lines)

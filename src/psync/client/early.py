@@ -74,13 +74,16 @@ def new_sync(
     paths: ClientPaths,
     reports: SyncReports,
     facts: HostFacts,
+    *,
+    dry: bool = False,
 ) -> Sync:
-    """Return a sync that is not started."""
+    """Return a sync that is not started; a ``dry`` one only finds out what it would do."""
     return Sync(
         plan,
         endpoint=endpoint,
         state=paths.state,
         folds_case=facts.system == "Darwin",
+        dry=dry,
         command=printable(" ".join(sys.argv)),
         on_progress=reports.progress,
         on_warning=reports.warning,

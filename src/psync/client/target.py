@@ -334,6 +334,23 @@ class Target:
         sync = new_sync(plan, endpoint, self._paths, reports or SyncReports(), self.facts)
         return await in_thread(sync.wait, sync.cancel)
 
+    async def preview(self, plan: SyncPlan, reports: SyncReports | None = None) -> Summary:
+        """Find out what carrying a plan out would send and remove, and change nothing.
+
+        Args:
+            plan: what would be sent.
+            reports: who is told what is left out.
+
+        Raises:
+            MirrorMissing: the daemon has no mirror of the project yet, so all of it would be sent.
+            PsyncError: as ``sync``.
+        """
+        await self.open()
+        endpoint = endpoint_of(self._spec, self._paths, self.facts)
+        tell = reports or SyncReports()
+        sync = new_sync(plan, endpoint, self._paths, tell, self.facts, dry=True)
+        return await in_thread(sync.wait, sync.cancel)
+
     async def make_mirror(self, project: Project) -> None:
         """Have the daemon make the project's mirror, with nothing in it yet, unless it is there."""
         await self.open()

@@ -193,7 +193,12 @@ def dangling_links(said: bytes) -> tuple[str, ...] | None:
 
 def unescape(name: bytes) -> str:
     """Return a file name that rsync printed, for a message: it writes odd bytes as ``\\#ooo``."""
-    return printable(_ESCAPE.sub(lambda found: bytes((int(found[1], 8) & 255,)), name))
+    return printable(unescaped(name))
+
+
+def unescaped(name: bytes) -> bytes:
+    """Return the file name that rsync printed."""
+    return _ESCAPE.sub(lambda found: bytes((int(found[1], 8) & 255,)), name)
 
 
 class _Failure:

@@ -11,9 +11,7 @@ cancelled.
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -23,7 +21,14 @@ import msgspec
 from psync.errors import Interrupted, SSHError, SyncError
 from psync.sync.blame import DiskFull, FilesVanished
 from psync.sync.endpoint import Endpoint
-from psync.sync.listing import MARK_NAME, Listing, case_collisions, list_tree
+from psync.sync.listing import (
+    MARK_NAME,
+    Listing,
+    case_collisions,
+    check_entries,
+    is_link,
+    list_tree,
+)
 from psync.sync.lock import Holder, ProjectLock
 from psync.sync.manifest import Changes, Manifest, levels
 from psync.sync.plan import SyncPlan, Tree
@@ -60,6 +65,7 @@ class Sync:
         command: what other syncs that wait for this one are told; the command line by default.
         lock_timeout: seconds to wait for another sync of the same project.
         folds_case: the other side's file system takes names that differ only in case for one.
+        dry: change nothing over there; ``wait`` returns what would be sent and removed.
         on_progress: called about once a second while data flows.
         on_warning: called for each thing that was left out on purpose, at most ``WARNINGS`` times.
         on_wait: called once if another process is syncing this project, with the process.
@@ -77,6 +83,7 @@ class Sync:
         command: str = "",
         lock_timeout: float = LOCK_TIMEOUT,
         folds_case: bool = False,
+        dry: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
         on_warning: Callable[[str], None] | None = None,
         on_wait: Callable[[Holder | None], None] | None = None,
@@ -88,6 +95,7 @@ class Sync:
         self._command = command or " ".join(sys.argv)
         self._lock_timeout = lock_timeout
         self._folds_case = folds_case
+        self._dry = dry
         self._on_progress = on_progress
         self._on_warning = on_warning
         self._on_wait = on_wait
@@ -96,7 +104,7 @@ class Sync:
         self._rsync = ""
         self._listed = False
         self._rounds: list[list[Tree]] = []
-        self._records: list[tuple[bytes, Manifest, Changes]] = []
+        self._records: list[tuple[Tree, Listing, Manifest, Changes]] = []
         self._running: list[Transfer] = []
         self._cancelled = False
         self._preparing = False
@@ -127,7 +135,7 @@ class Sync:
             try:
                 if self._endpoint.ready():
                     self._list()
-                    if not any(changes.first for _, _, changes in self._records):
+                    if not any(changes.first for *_, changes in self._records):
                         self._spawn()
             except BaseException:
                 self.close()
@@ -171,8 +179,10 @@ class Sync:
                 self._listed = False
             return self._transfer()
         except MirrorMissing:
-            for _, manifest, _ in self._records:
+            for _, _, manifest, _ in self._records:
                 manifest.forget()
+            if self._dry:
+                return self._all()
             raise
         except DiskFull:
             # What has arrived would keep the disk full, and with it every program that writes.
@@ -198,6 +208,8 @@ class Sync:
 
     def _transfer(self) -> Summary:
         files = bytes_sent = removed = 0
+        self._sent_names: list[bytes] = []
+        self._removed_names: list[bytes] = []
         if not self._listed:
             self._prepare()
             self._list()
@@ -212,6 +224,7 @@ class Sync:
                     transfer.cancel()
                 part = transfer.wait(on_progress=self._on_progress, on_warning=self._warning)
                 files += part.files
+                self._sent_names += part.sent_names
                 bytes_sent += part.bytes_sent
             self._running = []
         removed += self._take_away()
@@ -219,7 +232,14 @@ class Sync:
         left = self._warnings - WARNINGS
         if left > 0 and self._on_warning is not None:
             self._on_warning(f"not sent: {left} more of the kind")
-        return Summary(files, bytes_sent, time.monotonic() - self._began, removed)
+        return Summary(
+            files,
+            bytes_sent,
+            time.monotonic() - self._began,
+            removed,
+            tuple(self._sent_names),
+            tuple(self._removed_names),
+        )
 
     def _list(self) -> None:
         """Look at what is to be sent, and divide it into transfers that may run side by side.
@@ -233,7 +253,7 @@ class Sync:
         followed: list[Tree] = []
         self._records = []
         for tree in self.plan.trees:
-            links = tuple(n for n in (*tree.entries, *tree.inner) if _is_link(tree, n))
+            links = tuple(n for n in (*tree.entries, *tree.inner) if is_link(tree, n))
             names, inner = (
                 tuple(name for name in part if name not in links)
                 for part in (tree.entries, tree.inner)
@@ -258,6 +278,15 @@ class Sync:
         self._rounds = [trees for trees in (plain, followed) if trees]
         self._listed = True
 
+    def _all(self) -> Summary:
+        """What a first sync would send."""
+        names = [
+            os.path.join(tree.destination, name)
+            for tree, listing, *_ in self._records
+            for name in listing.entries
+        ]
+        return Summary(len(names), 0, time.monotonic() - self._began, sent_names=tuple(names))
+
     def _compare(self, tree: Tree, listing: Listing) -> None:
         """Find out what is to be removed from a part of the mirror, and note what it will hold."""
         place = os.fsencode(self._endpoint.destination) + b"\0" + self._mirror
@@ -270,18 +299,20 @@ class Sync:
                 "stay there; remove them there if nobody needs them"
             )
         try:
-            manifest.expect(tree, listing, changes, inode)
+            if not self._dry:
+                manifest.expect(tree, listing, changes, inode)
         except OSError as error:
             raise SyncError(
                 f"what is sent cannot be noted in {printable(self._state)}: {error.strerror}",
                 hint="free some space on this machine",
             ) from error
-        self._records.append((tree.destination, manifest, changes))
+        self._records.append((tree, listing, manifest, changes))
 
     def _clear_the_way(self) -> int:
         """Remove what stands where something of another kind is to be put; return a count."""
         removed = 0
-        for part, manifest, changes in self._records:
+        for tree, _, manifest, changes in self._records:
+            part = tree.destination
             if changes.first and self._is_known(part, manifest):
                 removed += self._remove(part, manifest, changes.first)
         return removed
@@ -289,10 +320,11 @@ class Sync:
     def _take_away(self) -> int:
         """Remove what is gone here and have the mirror marked; return how much it was."""
         removed = 0
-        for part, manifest, changes in self._records:
+        for tree, _, manifest, changes in self._records:
+            part = tree.destination
             if changes.then and self._is_known(part, manifest):
                 removed += self._remove(part, manifest, changes.then)
-            if not manifest.header.placed:
+            if not manifest.header.placed and not self._dry:
                 self._mark(part, manifest, dry=False)
                 manifest.placed()
         return removed
@@ -301,6 +333,8 @@ class Sync:
         """Whether the mirror is the one that earlier syncs wrote to; else nothing is removed."""
         if manifest.header.placed and self._mark(part, manifest, dry=True).files == 0:
             return True
+        if self._dry:
+            return False
         # What is listed now stays known, so that it can be removed when it is gone.
         manifest.unplaced()
         self._warning("the mirror is not the one of the last sync; nothing is removed there")
@@ -329,9 +363,13 @@ class Sync:
                     rsync=self._rsync,
                     mirror=self._mirror,
                     remote=self._endpoint.remote(),
+                    dry=self._dry,
                 )
-                removed += self._do(argv, feed, removal=True).removed
-        manifest.removed(names)
+                done = self._do(argv, feed, removal=True)
+                removed += done.removed
+                self._removed_names += [part + b"/" + name for name in done.removed_names]
+        if not self._dry:
+            manifest.removed(names)
         return removed
 
     def _do(self, argv: list[str | bytes], feed: bytes, *, removal: bool = False) -> Summary:
@@ -344,7 +382,9 @@ class Sync:
         finally:
             self._running = []
 
-    def _start(self, argv: list[str | bytes], feed: bytes, *, removal: bool = False) -> Transfer:
+    def _start(
+        self, argv: list[str | bytes], feed: bytes, *, removal: bool = False, part: bytes = b""
+    ) -> Transfer:
         return Transfer(
             argv,
             feed,
@@ -353,6 +393,7 @@ class Sync:
             environ=self._environ,
             destination=self._endpoint.destination,
             removal=removal,
+            part=part,
         )
 
     def _prepare(self) -> None:
@@ -368,9 +409,13 @@ class Sync:
         """Start the transfers of the next round, one per part of the mirror, side by side."""
         for tree in self._rounds.pop(0) if self._rounds else ():
             argv, feed = rsync_argv(
-                tree, rsync=self._rsync, mirror=self._mirror, remote=self._endpoint.remote()
+                tree,
+                rsync=self._rsync,
+                mirror=self._mirror,
+                remote=self._endpoint.remote(),
+                dry=self._dry,
             )
-            self._running.append(self._start(argv, feed))
+            self._running.append(self._start(argv, feed, part=tree.destination))
 
     def _stop(self) -> None:
         """Stop and reap what is running; what it still says is of no interest."""
@@ -392,26 +437,3 @@ class Sync:
         self._warnings += 1
         if self._warnings <= WARNINGS and self._on_warning is not None:
             self._on_warning(text)
-
-
-def check_entries(plan: SyncPlan) -> None:
-    """Make sure that everything that was named is there.
-
-    Raises:
-        SyncError: it is not.
-    """
-    for tree in plan.trees:
-        for name in (*tree.entries, *tree.inner):
-            _is_link(tree, name)
-
-
-def _is_link(tree: Tree, name: bytes) -> bool:
-    path = os.path.join(tree.base, name)
-    try:
-        return stat.S_ISLNK(os.lstat(path).st_mode)
-    except OSError as error:
-        missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
-        reason = "does not exist" if missing else f"cannot be sent: {error.strerror}"
-        raise SyncError(
-            f"{printable(path)} {reason}", hint="correct --assets or [sync] include"
-        ) from error

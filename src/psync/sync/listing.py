@@ -9,6 +9,7 @@ a VCS never go.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import msgspec
 
 from psync.errors import Interrupted, SyncError
-from psync.sync.plan import Tree
+from psync.sync.plan import SyncPlan, Tree
 from psync.sync.project import VCS
 from psync.sync.rules import Rules, Scope
 from psync.text import printable
@@ -96,6 +97,30 @@ def list_tree(
         mounts=tuple(sorted(walk.mounts)),
         warnings=tuple(walk.warnings),
     )
+
+
+def check_entries(plan: SyncPlan) -> None:
+    """Make sure that everything that was named is there.
+
+    Raises:
+        SyncError: it is not.
+    """
+    for tree in plan.trees:
+        for name in (*tree.entries, *tree.inner):
+            is_link(tree, name)
+
+
+def is_link(tree: Tree, name: bytes) -> bool:
+    """Whether an entry is a symbolic link; raises as ``check_entries``."""
+    path = os.path.join(tree.base, name)
+    try:
+        return stat.S_ISLNK(os.lstat(path).st_mode)
+    except OSError as error:
+        missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
+        reason = "does not exist" if missing else f"cannot be sent: {error.strerror}"
+        raise SyncError(
+            f"{printable(path)} {reason}", hint="correct --assets or [sync] include"
+        ) from error
 
 
 def case_collisions(names: Iterable[bytes]) -> tuple[str, ...]:

@@ -10,13 +10,14 @@ import re
 
 import msgspec
 
-from psync.sync.blame import unescape
+from psync.sync.blame import unescape, unescaped
 
 _PROGRESS = re.compile(
     rb"\s*(?P<bytes>\d+)\s+(?P<percent>\d+)%\s+(?P<rate>[\d.]+)(?P<unit>[kMGTP]?)B/s\s+\S+"
     rb"(?:\s+\(xfr#(?P<files>\d+), (?:to|ir)-chk=(?P<left>\d+)/(?P<total>\d+)\))?\s*"
 )
 _STATISTIC = re.compile(rb"(Number of (?:regular )?files transferred|Total bytes sent): (\d+)")
+_ITEM = re.compile(rb"[<>c][fLDS][^ ]{9} (.+)")
 _DELETING = re.compile(rb"deleting (.+)")
 _UNSAFE = re.compile(rb'ignoring unsafe symlink "?(.*?)"? -> "?(.*?)"?')
 _SPECIAL = re.compile(rb'skipping non-regular file "(.*)"')
@@ -51,7 +52,8 @@ class OutputParser:
         progress: the latest, or None.
         files: regular files transferred; final when rsync has ended.
         bytes_sent: bytes that went to the other side, protocol included; likewise.
-        removed: what was removed, as rsync writes names. Of use only where rsync was not asked to
+        sent: names of a dry run with ``--out-format="%i %n"``.
+        removed: names of what was removed. Of use only where rsync was not asked to
             name what it sends: a name may look like that.
         warnings: what was left out and why; the caller may take them away.
     """
@@ -60,6 +62,7 @@ class OutputParser:
         self.progress: Progress | None = None
         self.files = 0
         self.removed: list[bytes] = []
+        self.sent: list[bytes] = []
         self.bytes_sent = 0
         self.warnings: list[str] = []
         self._rest = b""
@@ -89,7 +92,9 @@ class OutputParser:
             else:
                 self.bytes_sent = int(found[2])
         elif found := _DELETING.fullmatch(line):
-            self.removed.append(found[1])
+            self.removed.append(unescaped(found[1]))
+        elif found := _ITEM.fullmatch(line):
+            self.sent.append(unescaped(found[1]))
         elif found := _UNSAFE.fullmatch(line):
             link = f"{unescape(found[1])} -> {unescape(found[2])}"
             self.warnings.append(f"not sent: the link {link} leaves the project")

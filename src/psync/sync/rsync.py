@@ -61,6 +61,7 @@ _REMOVAL = (
     "--no-human-readable",
     "--outbuf=N",
 )
+_DRY = ("--dry-run", "--out-format=%i %n")
 _KEPT_VARIABLES = ("RSYNC_CHECKSUM_LIST", "RSYNC_COMPRESS_LIST")
 
 
@@ -86,16 +87,20 @@ class Summary(msgspec.Struct, frozen=True):
         bytes_sent: bytes that went to the other side, rsync's protocol included.
         seconds: how long it took.
         removed: files and directories that were removed.
+        sent_names: of a dry run, what would be sent, as paths in the mirror.
+        removed_names: likewise what would be removed.
     """
 
     files: int
     bytes_sent: int
     seconds: float
     removed: int = 0
+    sent_names: tuple[bytes, ...] = ()
+    removed_names: tuple[bytes, ...] = ()
 
 
 def rsync_argv(
-    tree: Tree, *, rsync: str, mirror: bytes, remote: Remote | None
+    tree: Tree, *, rsync: str, mirror: bytes, remote: Remote | None, dry: bool = False
 ) -> tuple[list[str | bytes], bytes]:
     """Return rsync's command line and what it reads on stdin.
 
@@ -104,8 +109,9 @@ def rsync_argv(
         rsync: path of the rsync here.
         mirror: absolute path of the project's directory on the other side.
         remote: how to get there, None where it is this machine.
+        dry: only say what would be sent.
     """
-    argv: list[str | bytes] = [rsync, *_OPTIONS]
+    argv: list[str | bytes] = [rsync, *_OPTIONS, *(_DRY if dry else [])]
     # Only what a link points to is looked into by rsync itself; everything else is listed.
     argv += ["-r", "--copy-links"] if tree.follow else ["--dirs", "--links", "--safe-links"]
     argv += [b"--exclude=" + name for name in VCS]
@@ -184,6 +190,7 @@ class Transfer:
         environ: the environment to start from.
         destination: what ssh calls the other side, where that is not the same.
         removal: it removes files and sends none.
+        part: of the mirror; what the names of a summary begin with.
 
     Raises:
         ToolMissing: rsync cannot be started.
@@ -199,8 +206,10 @@ class Transfer:
         environ: Mapping[str, str],
         destination: str = "",
         removal: bool = False,
+        part: bytes = b"",
     ) -> None:
         self._removal = removal
+        self._part = part
         self._mirror = mirror
         self._host = host
         self._destination = destination
@@ -282,6 +291,8 @@ class Transfer:
             bytes_sent=self._parser.bytes_sent,
             seconds=time.monotonic() - self._began,
             removed=len(self._parser.removed) if self._removal else 0,
+            sent_names=tuple(os.path.join(self._part, name) for name in self._parser.sent),
+            removed_names=tuple(self._parser.removed) if self._removal else (),
         )
 
     def reap(self) -> None:
