@@ -180,6 +180,10 @@ class HostFacts(msgspec.Struct, frozen=True):
         rsync: the rsync found on the daemon's PATH, or None.
         server: absolute path of the ``psync-server`` executable.
         software: psync's version there.
+        emulated: machines whose programs the kernel there hands to an emulator, as ``uname -m``
+            calls them.
+        loaders: those of the usual dynamic loaders (``psync.sync.machine.LOADERS``) that are there;
+            empty where that is not known.
     """
 
     hostname: str
@@ -189,3 +193,5 @@ class HostFacts(msgspec.Struct, frozen=True):
     rsync: Tool | None
     server: str
     software: str
+    emulated: tuple[str, ...] = ()
+    loaders: tuple[bytes, ...] = ()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import psync
-from psync.daemon.facts import Facts, find_rsync, host_facts, server_executable
+from psync.daemon.facts import Facts, emulated_machines, find_rsync, host_facts, server_executable
 from psync.model import Tool
 
 
@@ -82,3 +82,29 @@ def test_an_rsync_that_stays_is_asked_once(tmp_path: Path, monkeypatch: pytest.M
     facts = Facts(b"/projects")
     assert facts.current() is facts.current()
     assert asked.read_text() == "x\n"
+
+
+def test_emulators_that_are_registered(tmp_path: Path) -> None:
+    def register(name: str, text: str) -> None:
+        (tmp_path / name).write_text(text)
+
+    arm = "7f454c460201010000000000000000000200b700"
+    register("status", "enabled\n")
+    register("register", "")
+    register(
+        "qemu-aarch64", f"enabled\ninterpreter /q\nflags: OC\noffset 0\nmagic {arm}\nmask ff\n"
+    )
+    register("qemu-arm", f"disabled\noffset 0\nmagic {arm.replace('b7', '28')}\n")
+    register("jar", "enabled\ninterpreter /j\nextension .jar\n")
+    register("other", "enabled\noffset 0\nmagic 4d5a\n")
+    register("odd", "enabled\noffset 0\nmagic 7f454c4\n")
+    assert emulated_machines(str(tmp_path)) == ("aarch64",)
+    assert emulated_machines(str(tmp_path / "none")) == ()
+
+
+def test_the_loaders_of_this_host_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psync.daemon.facts.LOADERS", (b"/bin/sh", b"/no/such/loader"))
+    assert host_facts(b"/p").loaders == (b"/bin/sh",)
+    facts = Facts(b"/p")
+    monkeypatch.setattr("psync.daemon.facts.LOADERS", (b"/bin/sh", b"/bin/ls"))
+    assert facts.current().loaders == (b"/bin/sh", b"/bin/ls")

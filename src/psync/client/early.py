@@ -20,6 +20,7 @@ from psync.paths import ClientPaths
 from psync.sync.endpoint import Endpoint, LocalEndpoint, SSHEndpoint
 from psync.sync.engine import Sync
 from psync.sync.lock import Holder
+from psync.sync.machine import fits
 from psync.sync.plan import SyncPlan
 from psync.sync.rsync import Progress
 from psync.text import printable
@@ -52,8 +53,11 @@ class EarlySync(msgspec.Struct, frozen=True):
 
     def fits(self, facts: HostFacts) -> bool:
         """Whether the daemon's own word leaves what was assumed standing."""
-        assumed = self.facts
-        return (assumed.projects_root, assumed.rsync) == (facts.projects_root, facts.rsync)
+        return _assumed(self.facts) == _assumed(facts)
+
+
+def _assumed(facts: HostFacts) -> tuple[object, ...]:
+    return (facts.projects_root, facts.rsync, facts.system, facts.machine)
 
 
 def endpoint_of(spec: TargetSpec, paths: ClientPaths, facts: HostFacts) -> Endpoint:
@@ -103,6 +107,8 @@ def begin(
     record = files.read()
     if record is None or not files.knows_mirror(plan.project.id, record.facts.projects_root):
         return None
+    if not fits(plan, record.facts):
+        return None  # another host may be there by now, so the daemon's own word decides
     endpoint = endpoint_of(spec, paths, record.facts)
     if not endpoint.ready():
         return None

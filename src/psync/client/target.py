@@ -20,6 +20,7 @@ from psync.errors import ConnectionLost, ProtocolError, PsyncError
 from psync.model import HostFacts, RunInfo, RunSpec, Stream
 from psync.paths import ClientPaths
 from psync.protocol.messages import ListRuns, Locate, Located, OpenProject, RunList
+from psync.sync.machine import check_program
 from psync.sync.plan import SyncPlan
 from psync.sync.project import Project
 from psync.sync.rsync import MirrorMissing, Summary
@@ -151,7 +152,8 @@ class Target:
         Raises:
             SyncError: not everything arrived (``ToolMissing``, ``DestinationError`` and
                 ``ProjectBusy`` say why where that is known).
-            ProgramNotFound, ExecError: the program is not there, or is none.
+            ProgramNotFound, ExecError: the program is not there, or is none that the daemon host
+                can execute.
             UsageError: a directory that was named is none.
             PsyncError: as ``open``.
 
@@ -329,6 +331,8 @@ class Target:
             summary = await self._finish(early)
             if summary is not None:
                 return summary
+        await self.open()
+        check_program(plan, self.facts)
         await self.make_mirror(plan.project)
         endpoint = endpoint_of(self._spec, self._paths, self.facts)
         sync = new_sync(plan, endpoint, self._paths, reports or SyncReports(), self.facts)

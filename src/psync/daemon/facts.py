@@ -12,10 +12,15 @@ import msgspec
 import psync
 from psync.errors import ToolMissing
 from psync.model import HostFacts, Tool
+from psync.sync.elf import MAGIC, parse_header
+from psync.sync.machine import LOADERS
 from psync.sync.tools import rsync_version
 
 PROBE_TIMEOUT = 5.0
 """Seconds that ``rsync --version`` may take before rsync counts as missing."""
+
+BINFMT = "/proc/sys/fs/binfmt_misc"
+"""Where Linux says which formats it hands to which emulator."""
 
 
 def host_facts(projects_root: bytes) -> HostFacts:
@@ -29,6 +34,8 @@ def host_facts(projects_root: bytes) -> HostFacts:
         rsync=find_rsync(),
         server=server_executable(),
         software=f"psync-server {psync.__version__}",
+        emulated=emulated_machines(),
+        loaders=tuple(filter(os.path.exists, LOADERS)),
     )
 
 
@@ -36,7 +43,8 @@ class Facts:
     """What is true of this host, for as long as the daemon runs.
 
     An rsync that was installed, replaced or removed meanwhile is noticed: clients are told what is
-    the case when they connect. That costs a look at PATH, and a process only after a change.
+    the case when they connect. That costs a look at PATH, and a process only after a change. The
+    same goes for what else can be installed while the daemon runs: emulators and dynamic loaders.
 
     Args:
         projects_root: absolute directory of the mirrors.
@@ -52,6 +60,9 @@ class Facts:
         if seen != self._seen:
             self._seen = seen
             self._facts = msgspec.structs.replace(self._facts, rsync=find_rsync())
+        emulated, loaders = emulated_machines(), tuple(filter(os.path.exists, LOADERS))
+        if (emulated, loaders) != (self._facts.emulated, self._facts.loaders):
+            self._facts = msgspec.structs.replace(self._facts, emulated=emulated, loaders=loaders)
         return self._facts
 
 
@@ -65,6 +76,35 @@ def _rsync_file() -> tuple[str, int, int, int] | None:
     except OSError:  # it was there a moment ago
         return None
     return path, status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def emulated_machines(directory: str = BINFMT) -> tuple[str, ...]:
+    """Return the machines whose ELF programs an emulator is registered for, sorted.
+
+    Args:
+        directory: has a file for each format, see ``binfmt_misc`` in the kernel's documentation.
+    """
+    found = set()
+    try:
+        names = set(os.listdir(directory)) - {"register", "status"}
+    except OSError:
+        return ()
+    for name in names:
+        try:
+            with open(os.path.join(directory, name), "rb") as file:
+                lines = file.read(4096).split(b"\n")
+        except OSError:
+            continue  # it was there a moment ago
+        words = dict(line.split(b" ", 1) for line in lines if b" " in line)
+        try:
+            magic = bytes.fromhex(words.get(b"magic", b"").decode())
+        except ValueError:
+            continue
+        if lines[0] == b"enabled" and words.get(b"offset") == b"0" and magic.startswith(MAGIC):
+            header = parse_header(magic)
+            if header is not None and header.machine:
+                found.add(header.machine)
+    return tuple(sorted(found))
 
 
 def find_rsync() -> Tool | None:
