@@ -107,6 +107,8 @@ class RunSpec(
         disconnect_grace: seconds the run lives without any client, None for ever.
         overflow: what happens at the limit of unread output.
         revision: revision of the project's source in its version control, for people; may be empty.
+        library_path: directories, relative to the project's mirror directory, that come first in
+            the run's ``LD_LIBRARY_PATH``.
     """
 
     argv: tuple[bytes, ...]
@@ -118,6 +120,7 @@ class RunSpec(
     disconnect_grace: float | None = 300.0
     overflow: Overflow = Overflow.BLOCK
     revision: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    library_path: Annotated[tuple[bytes, ...], msgspec.Meta(max_length=1024)] = ()
 
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

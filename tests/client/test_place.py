@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.support.elves import elf
 
 from psync.client.place import client_id, find_place
 from psync.errors import ProgramNotFound, UsageError
 from psync.paths import ClientPaths
+from psync.sync.libraries import Libraries
 
 
 @pytest.fixture
@@ -87,3 +89,18 @@ def test_a_directory_that_is_gone(
 def test_the_identity_is_made_once(paths: ClientPaths) -> None:
     first = client_id(paths)
     assert client_id(paths) == first
+
+
+def test_the_programs_libraries(
+    project: Path, paths: ClientPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert find_place(b"build/game", paths).libraries() == Libraries()  # a script
+    assert find_place(None, paths).libraries() == Libraries()
+    (project / "build/game").write_bytes(elf(needed=(b"liba.so",)))
+    library = project / "lib/liba.so"
+    library.parent.mkdir()
+    library.write_bytes(elf())
+    assert find_place(b"build/game", paths).libraries() == Libraries()
+    monkeypatch.setenv("LD_LIBRARY_PATH", "lib")  # relative to where the command is typed
+    found = find_place(b"build/game", paths, cwd=b"build").libraries()
+    assert found == Libraries((bytes(library),), (bytes(library.parent),))

@@ -118,6 +118,8 @@ async def test_an_older_daemon_is_named_and_not_asked(tmp_path: Path) -> None:
             await call
     with pytest.raises(ProtocolError, match="cannot drop output"):
         await target.begin(RunSpec(argv=(b"x",), overflow=Overflow.DROP))
+    with pytest.raises(ProtocolError, match="cannot look for shared libraries in the mirror"):
+        await target.begin(RunSpec(argv=(b"x",), project="p", library_path=(b"tree/lib",)))
     run = await target.begin(RunSpec(argv=(b"x",), revision="abc"))
     assert (await played.daemon.link.said(m.Start)).spec.revision == ""
     with pytest.raises(ProtocolError, match="step by step"):

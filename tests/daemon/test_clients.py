@@ -137,6 +137,7 @@ async def test_programs_and_working_directories_stay_in_the_mirror(shared: Home)
             for what in (
                 spec("x", project="tricks", program=path),
                 spec("x", project="tricks", cwd=path),
+                spec("x", project="tricks", library_path=(b"tree", path)),
             ):
                 refused = await client.start_spec(what).refused()
                 assert refused.code == "refused", path
@@ -148,6 +149,10 @@ async def test_programs_and_working_directories_stay_in_the_mirror(shared: Home)
         run = client.start("sh", "-c", "pwd", project="tricks", program=b"tree/sh", cwd=b"tree/a/b")
         assert (await run.ended()).status.code == 0
         assert run.output == os.fsencode(directory / "tree/a/b") + b"\n"
+        command = ("sh", "-c", "echo $LD_LIBRARY_PATH")
+        run = client.start(*command, project="tricks", library_path=(b"tree/a", b"outside/x"))
+        assert (await run.ended()).status.code == 0
+        assert run.output == os.fsencode(f"{directory}/tree/a:{directory}/outside/x\n")
 
 
 async def test_another_clients_project(shared: Home) -> None:

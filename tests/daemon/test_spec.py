@@ -6,7 +6,14 @@ import pytest
 from tests.support.daemon import spec
 
 from psync.daemon.environment import home_directory
-from psync.daemon.spec import LOWEST_LIMIT, LogLimits, check, supervised, ticket
+from psync.daemon.spec import (
+    LOWEST_LIMIT,
+    LogLimits,
+    check,
+    supervised,
+    ticket,
+    with_library_path,
+)
 from psync.errors import Refused
 from psync.model import Overflow, RunSpec
 
@@ -66,3 +73,13 @@ def test_a_ticket_says_where_it_comes_from() -> None:
 def test_what_cannot_be_run(what: RunSpec) -> None:
     with pytest.raises(Refused):
         check(what)
+
+
+def test_the_mirrors_libraries_come_first() -> None:
+    made = with_library_path(spec("x", env=((b"A", b"1"),)), ["/m/tree/lib", "/m/outside/\udcff"])
+    assert made.env == ((b"A", b"1"), (b"LD_LIBRARY_PATH", b"/m/tree/lib:/m/outside/\xff"))
+    own = with_library_path(spec("x", env=((b"LD_LIBRARY_PATH", b"/own:"),)), ["/m/tree"])
+    assert own.env == ((b"LD_LIBRARY_PATH", b"/m/tree:/own:"),)
+    for path in ("/m/a:b", "/m/a;b"):
+        with pytest.raises(Refused, match="cannot be searched for shared libraries"):
+            with_library_path(spec("x"), [path])

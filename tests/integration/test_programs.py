@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -46,3 +48,76 @@ def test_a_loader_that_is_not_there_is_named(field: Field) -> None:
     done = field.psync("run", "./game")
     assert done.returncode == 126
     assert b"needs the dynamic loader /lib/ld-musl-riscv64.so.1, which " in done.stderr
+
+
+# -- shared libraries --------------------------------------------------------------------------
+
+
+def compiled(path: Path, source: str, *options: str | Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_name(path.name + ".c").write_text(source)
+    subprocess.run(
+        ["gcc", "-o", path, f"{path}.c", *options], check=True, capture_output=True, timeout=60
+    )
+    return path
+
+
+def library(path: Path, name: str, source: str, *options: str | Path) -> Path:
+    return compiled(path, source, "-shared", "-fPIC", f"-Wl,-soname,{name}", *options)
+
+
+needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="no compiler")
+
+
+@needs_gcc
+def test_libraries_of_the_build_are_sent_and_found(paired: Field) -> None:
+    project = paired.project
+    outside = paired.directory / "toolchain"
+    inner = library(outside / "libinner.so", "libinner.so", "int inner(void) { return 40; }\n")
+    library(
+        project / "target/deps/libouter.so",
+        "libouter.so",
+        "int inner(void); int outer(void) { return inner() + 2; }\n",
+        inner,
+    )
+    compiled(
+        project / "target/game",
+        "int outer(void); int main(void) { return outer(); }\n",
+        project / "target/deps/libouter.so",
+        "-Wl,--allow-shlib-undefined",
+    )
+    (project / ".gitignore").write_text("/target\n")
+    search = {"LD_LIBRARY_PATH": f"{project}/target/deps:{outside}"}
+    done = paired.psync("run", "-e", "LD_LIBRARY_PATH=/own", "./target/game", env=search)
+    assert (done.stderr, done.returncode) == (b"", 42)
+    mirror = paired.mirror()
+    assert (mirror / "tree/target/deps/libouter.so").is_file()
+    assert (mirror / f"outside{inner}").is_file()
+    assert not list(mirror.rglob("libc.so*"))
+    assert not (mirror / "tree/target/game.c").exists()
+
+    # what is found over there is what was sent, and a new one is sent again
+    library(outside / "libinner.so", "libinner.so", "int inner(void) { return 5; }\n")
+    assert paired.psync("run", "./target/game", env=search).returncode == 7
+    assert paired.psync("run", "--no-sync", "./target/game", env=search).returncode == 7
+    done = paired.psync("run", "--no-sync", "./target/game")
+    assert done.returncode == 127
+    assert b"libouter.so" in done.stderr
+
+    paired.python("shown", "import os; print(os.environ['LD_LIBRARY_PATH'])\n")
+    assert paired.psync("run", "-e", "LD_LIBRARY_PATH=/own", "./shown").stdout == b"/own\n"
+
+
+@needs_gcc
+def test_libraries_beside_the_program_need_no_variable(paired: Field) -> None:
+    project = paired.project
+    real = library(project / "lib/libside.so.1.0", "libside.so.1", "int side(void) { return 9; }\n")
+    (project / "lib/libside.so.1").symlink_to(real.name)
+    compiled(
+        project / "bin/aside",
+        "int side(void); int main(void) { return side(); }\n",
+        real,
+        "-Wl,-rpath,$ORIGIN/../lib",
+    )
+    done = paired.psync("run", "bin/aside")
+    assert (done.stderr, done.returncode) == (b"", 9)

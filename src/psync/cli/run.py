@@ -41,6 +41,8 @@ On a terminal, ~d at the beginning of a line detaches and leaves the run going o
 connection, ~? says more.
 
 A PROGRAM with a slash, or that names a file, is sent; any other is looked up on the target's PATH.
+Shared libraries that it finds through LD_LIBRARY_PATH, RPATH or RUNPATH are sent with it, but for
+the system's.
 """
 
 
@@ -156,8 +158,9 @@ def _order(options: argparse.Namespace) -> Order:
     target = target_spec(config.find())
     include = (*config.include, *config.assets)
     # with --no-sync only its paths matter, and those of a whole home directory are as good
+    libraries = place.libraries()
     plan = place.plan(
-        assets=options.assets,
+        assets=(*options.assets, *libraries.files),
         include=(*include, b".") if options.no_sync else include,
         exclude=config.exclude,
     )
@@ -172,6 +175,7 @@ def _order(options: argparse.Namespace) -> Order:
         overflow=Overflow(config.overflow),
         # with --no-sync nobody knows which revision it is that lies there
         revision="" if options.no_sync else source_revision(place.project.root),
+        library_path=libraries.library_path(place.project.root),
     )
     if target.local and config.origin("target") == "default":
         say("running on this machine, the target local; psync pair HOST adds another")

@@ -236,6 +236,8 @@ class Lifeline:
         """
         if spec.overflow is not Overflow.BLOCK:
             self.need("overflow", "drop output that nobody reads")
+        if spec.library_path:
+            self.need("library-path", "look for shared libraries in the mirror")
         if spec.revision and "revision" not in self.features:
             spec = msgspec.structs.replace(spec, revision="")
         return spec

@@ -9,6 +9,7 @@ import msgspec
 
 from psync.errors import UsageError
 from psync.paths import ClientPaths
+from psync.sync.libraries import VARIABLE, Libraries, find_libraries
 from psync.sync.plan import SyncPlan, plan_sync
 from psync.sync.program import resolve_program
 from psync.sync.project import Project, find_project
@@ -55,6 +56,20 @@ class Place(msgspec.Struct, frozen=True):
             assets=[os.path.join(self.here, path) for path in assets],
             include=include,
             exclude=exclude,
+        )
+
+    def libraries(self) -> Libraries:
+        """Return the shared libraries that the program needs and that are not the system's.
+
+        What ``LD_LIBRARY_PATH`` of this process names counts, as it would if it were run here.
+        """
+        if self.program is None:
+            return Libraries()
+        return find_libraries(
+            self.program,
+            root=self.project.root,
+            path=os.environb.get(VARIABLE, b""),
+            cwd=self.here,
         )
 
 

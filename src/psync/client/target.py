@@ -161,7 +161,11 @@ class Target:
         the whole new one.
         """
         place = find_place(program, self._paths, cwd=cwd, root=project)
-        plan = place.plan(assets=assets, include=self._include, exclude=self._exclude)
+        plan = place.plan(
+            assets=(*assets, *place.libraries().files),
+            include=self._include,
+            exclude=self._exclude,
+        )
         return await self.transfer(plan)
 
     async def start(
@@ -206,6 +210,7 @@ class Target:
                 project=place.project.id,
                 name=name,
                 disconnect_grace=disconnect_grace,
+                library_path=place.libraries().library_path(place.project.root),
             )
         )
         try:

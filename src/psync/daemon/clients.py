@@ -20,6 +20,7 @@ from psync.daemon.projects import Projects
 from psync.daemon.requests import LONGEST_MESSAGE, Renew, Requests
 from psync.daemon.run import Run
 from psync.daemon.runs import Runs
+from psync.daemon.spec import with_library_path
 from psync.daemon.viewer import Viewer
 from psync.errors import ProtocolError, PsyncError, Refused
 from psync.model import Stream
@@ -191,8 +192,11 @@ class ClientConnection:
                 executable = self._projects.resolve(directory, spec.program)
             if spec.cwd is not None:
                 cwd = self._projects.working_directory(directory, spec.cwd)
-        elif spec.program is not None or spec.cwd is not None:
-            raise ProtocolError("a program or cwd in a mirror needs a project")
+            if spec.library_path:
+                found = [self._projects.resolve(directory, path) for path in spec.library_path]
+                spec = with_library_path(spec, found)
+        elif spec.program is not None or spec.cwd is not None or spec.library_path:
+            raise ProtocolError("a program or directory in a mirror needs a project")
         run = self._runs.start(
             message.request_id,
             client,

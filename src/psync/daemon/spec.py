@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -15,6 +15,8 @@ from psync.errors import Refused
 from psync.model import RunSpec
 from psync.supervisor import record
 from psync.text import printable
+
+VARIABLE = b"LD_LIBRARY_PATH"
 
 LOWEST_LIMIT = 4 * FLOOR_STEP
 """Least output a run may hold unread; with less it would wait for news that comes in steps."""
@@ -49,6 +51,29 @@ def check(spec: RunSpec) -> None:
     for name, _ in spec.env:
         if not name or b"=" in name:
             raise Refused(f"{printable(name)} is not the name of an environment variable")
+
+
+def with_library_path(spec: RunSpec, directories: Sequence[str]) -> RunSpec:
+    """Return ``spec`` with directories in front of what its ``LD_LIBRARY_PATH`` is.
+
+    Args:
+        spec: what the client asks for.
+        directories: absolute, for those of ``spec.library_path``.
+
+    Raises:
+        Refused: the loader would take one for two.
+    """
+    words = [os.fsencode(directory) for directory in directories]
+    for word in words:
+        if b":" in word or b";" in word:
+            raise Refused(
+                f"{printable(word)} cannot be searched for shared libraries, it has a : or ; in it",
+                hint="give the directory another name, or take it out of LD_LIBRARY_PATH and RPATH",
+            )
+    own = dict(spec.env)
+    given = own.get(VARIABLE, b"")
+    own[VARIABLE] = b":".join(words + [given] * bool(given))
+    return msgspec.structs.replace(spec, env=tuple(own.items()))
 
 
 def ticket(spec: RunSpec, *, client: str, client_name: str, request: str) -> Ticket:

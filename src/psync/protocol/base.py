@@ -38,7 +38,10 @@ HEARTBEAT_TIMEOUT = 20.0
 HELLO_TIMEOUT = 5.0
 """Seconds a peer has to say hello."""
 
-FEATURES = ("keep", "ladder", "list", "locate", "overflow", "renew", "revision", "times", "viewers")
+FEATURES = (
+    *("keep", "ladder", "library-path", "list", "locate", "overflow", "renew", "revision"),
+    *("times", "viewers"),
+)
 """Abilities that are not in every version, by the name under which ``Hello`` announces them."""
 
 RAW = 0x80
