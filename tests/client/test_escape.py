@@ -121,3 +121,4 @@ def test_what_is_no_character(word: str) -> None:
 def test_it_is_shown_as_it_is_written() -> None:
     assert [shown(char) for char in (b"~", b"\x1d", b"\x7f", b"\xfc")] == ["~", "^]", "^?", "\\xfc"]
     assert help_text(b"\x1d").startswith("^]d detach")
+    assert help_text(b"~").endswith("then Enter")  # a cooked terminal sends whole lines

@@ -26,8 +26,8 @@ Continue a run: its output from now on, its stdin unless another client holds it
 exit status at the end. Without RUN it is the newest run that goes on;
 {REFERENCE}.
 
-Several clients may be attached at once. On a terminal, ~d at the beginning of a line detaches
-again, ~. ends the connection, ~? says more.
+Several clients may be attached at once. On a terminal, ~d and Enter at the beginning of a
+line detach again, ~. ends the connection, ~? says more.
 """
 
 

@@ -37,8 +37,8 @@ DESCRIPTION = """\
 Sync PROGRAM and what it needs to a target, run it there, stream its output here, and exit with its
 status. Everything after PROGRAM belongs to the program.
 
-On a terminal, ~d at the beginning of a line detaches and leaves the run going on, ~. ends the
-connection, ~? says more.
+On a terminal, ~d and Enter at the beginning of a line detach and leave the run going on, ~. ends
+the connection, ~? says more.
 
 A PROGRAM with a slash, or that names a file, is sent; any other is looked up on the target's PATH.
 Shared libraries that it finds through LD_LIBRARY_PATH, RPATH or RUNPATH are sent with it, but for

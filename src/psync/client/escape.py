@@ -135,5 +135,5 @@ def help_text(char: bytes) -> str:
     key = shown(char)
     return (
         f"{key}d detach, the run goes on; {key}. end the connection; {key}? this help; "
-        f"{key}{key} one {key}; all of them only at the beginning of a line"
+        f"{key}{key} one {key}; all of them at the beginning of a line, then Enter"
     )
