@@ -59,6 +59,7 @@ def connect(
         ClientPaths.from_environ(environ),
         include=config.include,
         exclude=config.exclude,
+        strip=config.strip == "debug",
         on_connection=on_connection,
     )
 

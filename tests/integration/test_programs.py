@@ -121,3 +121,40 @@ def test_libraries_beside_the_program_need_no_variable(paired: Field) -> None:
     )
     done = paired.psync("run", "bin/aside")
     assert (done.stderr, done.returncode) == (b"", 9)
+
+
+# -- stripping ---------------------------------------------------------------------------------
+
+
+@needs_gcc
+@pytest.mark.skipif(shutil.which("strip") is None, reason="no strip")
+def test_a_stripped_copy_is_sent_and_the_original_kept(paired: Field) -> None:
+    def mirrored() -> bytes:
+        return (paired.mirror() / "tree/build/big").read_bytes()
+
+    def build(status: int) -> bytes:
+        source = f"int main(void) {{ return {status}; }}\n"
+        return compiled(paired.project / "build/big", source, "-g").read_bytes()
+
+    original = build(4)
+    assert paired.psync("run", "./build/big").returncode == 4
+    assert mirrored() == original
+    done = paired.psync("run", "--strip", "debug", "./build/big")
+    assert (done.stderr, done.returncode) == (b"", 4)
+    assert len(mirrored()) < len(original)
+    assert b".debug_info" not in mirrored()
+    assert (paired.project / "build/big").read_bytes() == original
+
+    build(5)
+    (paired.project / "psync.toml").write_text('[sync]\nstrip = "debug"\n')
+    try:
+        # among other files, and again when nothing has changed
+        for _ in range(2):
+            done = paired.psync("run", "-A", "build", "./build/big")
+            assert (done.stderr, done.returncode) == (b"", 5)
+            assert b".debug_info" not in mirrored()
+            assert (paired.mirror() / "tree/build/big.c").is_file()
+    finally:
+        (paired.project / "psync.toml").write_text("")
+    assert paired.psync("run", "./build/big").returncode == 5
+    assert b".debug_info" in mirrored()

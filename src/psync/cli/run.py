@@ -30,6 +30,7 @@ from psync.config import load_client
 from psync.errors import PsyncError, UsageError
 from psync.model import Overflow, RunSpec
 from psync.paths import ClientPaths
+from psync.sync.machine import program_path
 from psync.sync.plan import SyncPlan
 from psync.text import printable
 
@@ -132,6 +133,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         metavar="block|drop",
         help="at the limit of unread output the program waits, or the oldest goes (default: block)",
     )
+    parser.add_argument(
+        "--strip",
+        metavar="debug|none",
+        help="send a copy of the program without what only debuggers need (default: none)",
+    )
     add_escape_option(parser)
     parser.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
@@ -153,6 +159,7 @@ def _order(options: argparse.Namespace) -> Order:
             "--on": options.on,
             "--on-disconnect": options.on_disconnect,
             "--overflow": options.overflow,
+            "--strip": options.strip,
         },
     )
     target = target_spec(config.find())
@@ -163,6 +170,7 @@ def _order(options: argparse.Namespace) -> Order:
         assets=(*options.assets, *libraries.files),
         include=(*include, b".") if options.no_sync else include,
         exclude=config.exclude,
+        strip=config.strip == "debug",
     )
     spec = RunSpec(
         argv=command,
@@ -241,6 +249,8 @@ class _Command:
                     order.plan, early=self._early, reports=self._reports
                 )
                 self._report.end(summary)
+                if summary.files and not order.plan.strip:
+                    self._hint()
             else:  # a command of the other host's needs a directory to run in, and no files
                 await target.make_mirror(order.plan.project)
             self.phase = "connecting"
@@ -256,6 +266,16 @@ class _Command:
             return await Foreground(target, run, signals, manner).follow()
         finally:
             target.abandon()
+
+    def _hint(self) -> None:
+        """Tell of a way to send less, where that is much less; once for each program."""
+        program = program_path(self._order.plan)
+        if program is not None and not self._order.target.local:
+            from psync.sync.strip import strip_hint
+
+            text = strip_hint(program, self._order.paths.state)
+            if text:
+                say(text)
 
 
 def _tell_connection(error: PsyncError | None) -> None:

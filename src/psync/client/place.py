@@ -38,6 +38,7 @@ class Place(msgspec.Struct, frozen=True):
         assets: Sequence[bytes] = (),
         include: Sequence[bytes] = (),
         exclude: Sequence[bytes] = (),
+        strip: bool = False,
     ) -> SyncPlan:
         """Decide what to send.
 
@@ -45,6 +46,7 @@ class Place(msgspec.Struct, frozen=True):
             assets: files and directories, relative to ``here``.
             include: files and directories, relative to the project's root.
             exclude: patterns of what to leave out of directories, as in ``.gitignore``.
+            strip: send a copy of the program without what only debuggers need.
 
         Raises:
             UsageError: see ``plan_sync``.
@@ -56,6 +58,7 @@ class Place(msgspec.Struct, frozen=True):
             assets=[os.path.join(self.here, path) for path in assets],
             include=include,
             exclude=exclude,
+            strip=strip,
         )
 
     def libraries(self) -> Libraries:

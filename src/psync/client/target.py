@@ -53,6 +53,7 @@ class Target:
         paths: the client's directories.
         include: what every sync sends besides what is named, relative to the project's root.
         exclude: patterns of what every sync leaves out of directories, as in ``.gitignore``.
+        strip: every sync sends a copy of the program without what only debuggers need.
         on_connection: called with the error when the connection was lost while runs were attached,
             and with None when it is there again.
     """
@@ -64,12 +65,14 @@ class Target:
         *,
         include: Sequence[bytes] = (),
         exclude: Sequence[bytes] = (),
+        strip: bool = False,
         on_connection: Callable[[PsyncError | None], None] = lambda _error: None,
     ) -> None:
         self._spec = spec
         self._paths = paths
         self._include = tuple(include)
         self._exclude = tuple(exclude)
+        self._strip = strip
         self._connector = Connector(spec, paths)
         self._lifeline = Lifeline(self._connector.dial, on_connection, spec.name)
         self._renewal: asyncio.Task[bool] | None = None
@@ -165,6 +168,7 @@ class Target:
             assets=(*assets, *place.libraries().files),
             include=self._include,
             exclude=self._exclude,
+            strip=self._strip,
         )
         return await self.transfer(plan)
 

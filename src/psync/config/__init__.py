@@ -98,6 +98,7 @@ class ClientConfig(msgspec.Struct, frozen=True):
         ssh: the ssh command for hosts that are no target yet (``PSYNC_SSH``).
         include: paths that a sync sends besides the program (``sync.include``).
         exclude: patterns of what is left out of directories (``sync.exclude``).
+        strip: ``debug`` or ``none``: what is left out of the program that is sent (``sync.strip``).
         env: names and values for the program's environment (``run.env``).
         assets: paths that every run's sync sends (``run.assets``).
         on_disconnect: ``keep`` or ``stop:DURATION`` where configured (``run.on_disconnect``).
@@ -109,6 +110,7 @@ class ClientConfig(msgspec.Struct, frozen=True):
     ssh: tuple[bytes, ...]
     include: tuple[bytes, ...]
     exclude: tuple[bytes, ...]
+    strip: str
     env: tuple[tuple[bytes, bytes], ...]
     assets: tuple[bytes, ...]
     on_disconnect: str | None
@@ -191,7 +193,7 @@ def client_schema(ssh: Any, home: str | None = None, paths: Any = values.paths) 
                 "server_name": _refuse_own if home is None else values.dns_name,
             },
         ),
-        "sync": {"include": paths, "exclude": values.patterns},
+        "sync": {"include": paths, "exclude": values.patterns, "strip": values.strip},
         "run": {
             "env": Names(values.variable_name, values.variable),
             "on_disconnect": values.on_disconnect,
@@ -211,6 +213,7 @@ _CLIENT_FLAGS = {
     "--on": (("target",), values.string),
     "--on-disconnect": (("run", "on_disconnect"), values.on_disconnect),
     "--overflow": (("run", "overflow"), values.overflow),
+    "--strip": (("sync", "strip"), values.strip),
 }
 
 
@@ -225,7 +228,8 @@ def load_client(
     Args:
         project_root: absolute path of the project's root, None outside of any project.
         environ: the environment.
-        flags: values of ``--on``, ``--on-disconnect``, ``--overflow``; None, "" mean not given.
+        flags: values of ``--on``, ``--on-disconnect``, ``--overflow``, ``--strip``; None, "" mean
+            not given.
 
     Raises:
         ConfigError: something in it is wrong; the message names file, line and key.
@@ -269,6 +273,7 @@ def load_client(
         ssh=ssh or DEFAULT_SSH,
         include=get(layers, ("sync", "include"), ()),
         exclude=get(layers, ("sync", "exclude"), ()),
+        strip=get(layers, ("sync", "strip"), "none"),
         env=tuple(
             (os.fsencode(name), get(layers, ("run", "env", name), b""))
             for name in sorted(variables)

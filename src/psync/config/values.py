@@ -211,6 +211,14 @@ def overflow(value: object) -> str:
     return word
 
 
+def strip(value: object) -> str:
+    """Return ``debug`` or ``none``."""
+    word = string(value)
+    if word not in ("debug", "none"):
+        raise UsageError(f"{word!r} is neither debug nor none")
+    return word
+
+
 def duration(value: object) -> float:
     """Return the seconds that a duration such as ``5s`` stands for."""
     return parse_duration(string(value))

@@ -251,6 +251,7 @@ class Sync:
         check_entries(self.plan)
         plain: list[Tree] = []
         followed: list[Tree] = []
+        copied: list[Tree] = []
         self._records = []
         for tree in self.plan.trees:
             links = tuple(n for n in (*tree.entries, *tree.inner) if is_link(tree, n))
@@ -271,11 +272,18 @@ class Sync:
             for warning in warnings:
                 self._warning(warning)
             self._compare(tree, listing)
-            if listing.entries:
-                plain.append(Tree(tree.base, listing.entries, tree.destination))
+            entries = listing.entries
+            if self.plan.strip:
+                from psync.sync.strip import StripCache, take_copy
+
+                cache = StripCache(self._state, self._environ, cancelled=lambda: self._cancelled)
+                entries, copies = take_copy(self.plan, tree, entries, cache, self._warning)
+                copied += copies
+            if entries:
+                plain.append(Tree(tree.base, entries, tree.destination))
             if links:
                 followed.append(Tree(tree.base, links, tree.destination, follow=True))
-        self._rounds = [trees for trees in (plain, followed) if trees]
+        self._rounds = [trees for trees in (plain, followed, copied) if trees]
         self._listed = True
 
     def _all(self) -> Summary:

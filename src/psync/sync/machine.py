@@ -49,6 +49,11 @@ def program_path(plan: SyncPlan) -> bytes | None:
     return os.path.join(plan.project.root if part == TREE else b"/", path)
 
 
+def same_family(one: str, other: str) -> bool:
+    """Whether two machines, as ``uname -m`` calls them, are CPUs of one kind."""
+    return one == other or _FAMILY.get(one, one) == _FAMILY.get(other, other)
+
+
 def fits(plan: SyncPlan, facts: HostFacts) -> bool:
     """Whether ``check_program`` lets the program pass."""
     try:

@@ -51,6 +51,7 @@ class SyncPlan(msgspec.Struct, frozen=True):
         cwd: working directory of the run relative to the mirror.
         exclude: patterns, as in ``.gitignore``, of what is left out of directories; relative to
             the project's root.
+        strip: send a copy of the program without what only debuggers need.
     """
 
     project: Project
@@ -58,6 +59,7 @@ class SyncPlan(msgspec.Struct, frozen=True):
     program: bytes | None
     cwd: bytes
     exclude: tuple[bytes, ...] = ()
+    strip: bool = False
 
 
 def mirror_path(project_root: bytes, path: bytes) -> bytes:
@@ -82,6 +84,7 @@ def plan_sync(
     assets: Sequence[bytes],
     include: Sequence[bytes],
     exclude: Sequence[bytes] = (),
+    strip: bool = False,
 ) -> SyncPlan:
     """Decide what to send. A bare command with nothing else named sends the whole project.
 
@@ -92,6 +95,7 @@ def plan_sync(
         assets: files and directories, relative to ``cwd``.
         include: files and directories, relative to the project's root.
         exclude: patterns of what to leave out of directories.
+        strip: send a copy of the program without what only debuggers need.
 
     Raises:
         UsageError: the whole project would be sent, and it is the home directory or more.
@@ -124,6 +128,7 @@ def plan_sync(
         program=None if program is None else mirror_path(root, program),
         cwd=mirror_path(root, cwd),
         exclude=tuple(exclude),
+        strip=strip,
     )
 
 
