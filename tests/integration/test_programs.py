@@ -158,3 +158,17 @@ def test_a_stripped_copy_is_sent_and_the_original_kept(paired: Field) -> None:
         (paired.project / "psync.toml").write_text("")
     assert paired.psync("run", "./build/big").returncode == 5
     assert b".debug_info" in mirrored()
+
+
+def test_a_program_that_is_mostly_for_debuggers_is_told_once(paired: Field) -> None:
+    machine = {"x86_64": 62, "aarch64": 183}.get(os.uname().machine)
+    if machine is None:
+        pytest.skip("an unusual machine")
+    large = paired.project / "large"
+    large.write_bytes(elf(number=machine, sections=((b".debug_info", 60_000_000),)))
+    large.chmod(0o755)
+    hint = b"60 MB of large are for debuggers only; --strip debug sends it without them"
+    assert hint in paired.psync("run", "./large").stderr
+    assert (paired.mirror() / "tree/large").unlink() is None  # so that it is sent again
+    assert hint not in paired.psync("run", "./large").stderr
+    large.unlink()
