@@ -166,3 +166,17 @@ async def test_the_daemon_can_be_replaced_and_the_record_lands(
     assert record.read_exit(str(home.run(run_id))).signal == "SIGKILL"
     assert length(home, run_id) == attached.end
     assert "Traceback" not in home.log
+
+
+async def test_a_run_that_is_watched_needs_room_only_for_what_was_not_read(
+    home: Home | None,
+) -> None:
+    if home is None:
+        return
+    home.start()
+    ballast(home, 11 * MIB)
+    async with home.client() as client:
+        run = client.start(*WRITES)
+        ended = await run.ended()
+    assert ended.status.code == 7
+    assert run.output == written()

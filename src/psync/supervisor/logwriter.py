@@ -9,6 +9,7 @@ new segments, 2,360 to 2,540 MB/s into used ones. ``splice`` from pipe to file w
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -24,6 +25,9 @@ _LONG_STRETCH_NS = 1_000_000_000
 
 _LONG = 1024 * 1024
 """Bytes of an index that is long: more than an hour of entries."""
+
+
+_SMALLEST = 64 * 1024  # bytes of a segment on the smallest of disks
 
 
 class LogWriter:
@@ -46,7 +50,10 @@ class LogWriter:
 
     def __init__(self, run_dir: str, *, limit: int, keep: int, drop: bool) -> None:
         # Dropping goes by whole segments: a small limit needs smaller ones.
-        segment = max(4096, min(SEGMENT, limit // 4 // 4096 * 4096))
+        # So does a small disk: what was read makes room by whole segments too.
+        room = os.statvfs(run_dir)
+        few = max(_SMALLEST, room.f_bavail * room.f_frsize // 16)
+        segment = max(4096, min(SEGMENT, limit // 4, few) // 4096 * 4096)
         self.cursor = Cursor.create(run_dir, segment)
         self.lead: int | None = None
         self.failure: OSError | None = None
@@ -111,8 +118,18 @@ class LogWriter:
                 self.cursor.end = self._end
                 done += count
         except OSError as error:
+            if error.errno == errno.ENOSPC and self._make_room():
+                return done + self.append(stream, data[done:])
             self.failure = error
         return done
+
+    def _make_room(self) -> bool:
+        """On a full disk what every client has read goes, kept or not; return whether any did."""
+        made = False
+        while self._oldest + self._segment <= min(self._floor, self._start):
+            self._drop_oldest(reuse=False)
+            made = True
+        return made
 
     def finish(self) -> None:
         """Cut the last segment to what is valid and close the files. Errors are of no consequence.
@@ -169,15 +186,18 @@ class LogWriter:
             unread = start + self._segment - max(self._oldest, self._floor)
             if not read and not (self._drop and unread > self._limit):
                 break
-            output = f"{self._dir}/{output_name(self._oldest)}"
-            index_file = f"{self._dir}/{index_name(self._oldest)}"
-            del self._indexes[self._oldest]
-            self._oldest = self.cursor.oldest = after  # before the files are touched
-            os.unlink(index_file)
-            if self._spare:
-                os.unlink(output)
-            else:
-                self._spare = output
+            self._drop_oldest(reuse=not self._spare)
+
+    def _drop_oldest(self, *, reuse: bool) -> None:
+        output = f"{self._dir}/{output_name(self._oldest)}"
+        index_file = f"{self._dir}/{index_name(self._oldest)}"
+        del self._indexes[self._oldest]
+        self._oldest = self.cursor.oldest = self._oldest + self._segment  # before files are touched
+        os.unlink(index_file)
+        if reuse:
+            self._spare = output
+        else:
+            os.unlink(output)
 
     def _close(self) -> None:
         for fd in (self._output, self._index):
