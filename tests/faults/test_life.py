@@ -134,18 +134,20 @@ class Life(RuleBasedStateMachine):
     @rule(which=st.integers(0, MOST_RUNS - 1), kill=st.booleans())
     def stop(self, which: int, kill: bool) -> None:
         told = self.open_runs[which % len(self.open_runs)]
-        try:
-            if kill:
-                told.run.stop(kill=True)
-            else:
-                told.run.stop(signal="SIGTERM", grace=20)
-        except ConnectionLost:
-            return
         told.killed = "SIGKILL" if kill else "SIGTERM"
-        self.do(self._wait(told))
+        self.do(self._stop(told, kill))
 
-    async def _wait(self, told: Told) -> None:
-        await asyncio.wait([told.collecting])
+    async def _stop(self, told: Told, kill: bool) -> None:
+        """Say it again and again: a connection that is lost takes what was just said along."""
+        while not told.collecting.done():
+            try:
+                if kill:
+                    told.run.stop(kill=True)
+                else:
+                    told.run.stop(signal="SIGTERM", grace=20)
+            except ConnectionLost:
+                pass
+            await asyncio.wait([told.collecting], timeout=0.5)
 
     @rule()
     def cut(self) -> None:
