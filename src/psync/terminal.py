@@ -21,7 +21,7 @@ _SGR = rb"\x1b\[[0-9;:]{0,%d}m" % _LONGEST
 
 # What is well-formed UTF-8 (Unicode 15, table 3-7) without U+0080-9F, U+202A-202E, U+2066-2069.
 _TEXT = (
-    rb"[\t\n -~]++"
+    rb"[\t\n -~]+"
     rb"|[\xc3-\xdf][\x80-\xbf]|\xc2[\xa0-\xbf]"
     rb"|[\xe1\xe3-\xec\xee\xef][\x80-\xbf]{2}|\xe0[\xa0-\xbf][\x80-\xbf]|\xed[\x80-\x9f][\x80-\xbf]"
     rb"|\xe2(?:\x80[\x80-\xa9\xaf-\xbf]|\x81[\x80-\xa5\xaa-\xbf]|[\x82-\xbf][\x80-\xbf])"
@@ -29,13 +29,13 @@ _TEXT = (
 )
 
 # A program that ends its lines with CR LF gets another CR from its terminal.
-_GOOD = rb"(?:" + _TEXT + rb"|\r{1,2}\n|" + _SGR + rb")++"
+_GOOD = rb"(?:" + _TEXT + rb"|\r{1,2}\n|" + _SGR + rb")+"
 
 # Bytes that begin nothing good come in one piece: files of another kind consist of them.
 _PIECES = re.compile(
     rb"(" + _GOOD + rb")"
     rb"|(\xc2[\x80-\x9f])|(\xe2\x80[\xaa-\xae]|\xe2\x81[\xa6-\xa9])"
-    rb"|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\xc1\xf5-\xff]++|[\x00-\xff]"
+    rb"|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\xc1\xf5-\xff]+|[\x00-\xff]"
 )
 
 # The beginning of a piece that the next bytes may complete; every one begins where a piece does.

@@ -25,7 +25,7 @@ VERDICT = 0.5
 """Seconds, on top of four times what the handshake took, that a daemon has to refuse a certificate
 it has seen. One that accepts it waits for a request, and says nothing."""
 
-LOOKS = 2
+LOOKS = 3
 """So many times a daemon has to hang up on this client's certificate before that is believed. With
 TLS 1.3 a refusal that lost its alert looks like a network that was cut at that moment."""
 
