@@ -242,6 +242,11 @@ def write_atomic(path: str, data: bytes, mode: int = 0o600) -> None:
             raise
 
 
+def private(path: str, flags: int) -> int:
+    """Open a file that is nobody else's business: an ``opener`` for ``open``; mode 0600."""
+    return os.open(path, flags, 0o600)
+
+
 def free_path(path: str) -> str:
     """Return ``path``, or the first of ``path-2``, ``path-3``, … at which there is nothing."""
     number, free = 1, path

@@ -60,6 +60,17 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert record.read_spec(str(tmp_path / "abc")) == SPEC
 
 
+def test_nobody_else_reads_what_is_written(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        create(str(tmp_path / "abc"), TICKET, SPEC)
+    finally:
+        os.umask(before)
+    made = [tmp_path / "abc", *(tmp_path / "abc").iterdir()]
+    assert len(made) > 2
+    assert not [path for path in made if path.stat().st_mode & 0o077]
+
+
 @pytest.mark.parametrize("fails", ["mkdir", "rename"])
 def test_a_directory_is_there_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str

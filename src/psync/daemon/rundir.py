@@ -20,7 +20,7 @@ import stat
 import msgspec
 
 from psync.model import Overflow
-from psync.paths import free_path
+from psync.paths import free_path, private
 from psync.supervisor import record
 from psync.supervisor.log import LogDamaged, LogNewer, LogReader
 from psync.text import printable
@@ -92,7 +92,7 @@ def create(directory: str, ticket: Ticket, spec: record.Spec) -> None:
     """
     new = f"{directory}{NEW}"
     os.mkdir(new, 0o700)
-    with open(os.path.join(new, TICKET), "wb") as file:
+    with open(os.path.join(new, TICKET), "wb", opener=private) as file:
         file.write(msgspec.json.encode(ticket))
     record.write_spec(new, spec)
     os.rename(new, directory)

@@ -36,7 +36,7 @@ from psync.daemon.strays import clean_up
 from psync.daemon.tasks import Tasks
 from psync.errors import PsyncError, Refused
 from psync.model import RunInfo, RunSpec, RunState, Stream
-from psync.paths import private_directory
+from psync.paths import private, private_directory
 from psync.supervisor.log import LogDamaged
 from psync.supervisor.search import locate
 from psync.text import printable
@@ -435,7 +435,7 @@ async def _clean_up(run: Run, mark: str) -> None:
     if killed:
         logger.warning("killed %d processes that the lost run %s left", killed, run.id)
     try:
-        with open(mark, "wb"):
+        with open(mark, "wb", opener=private):
             pass  # the next daemon need not look for them again
     except FileNotFoundError:
         pass  # it is not kept

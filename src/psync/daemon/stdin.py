@@ -24,6 +24,7 @@ import msgspec
 from psync.daemon.holders import Holders, Who
 from psync.daemon.viewer import Viewer
 from psync.errors import ConnectionLost, ProtocolError
+from psync.paths import private
 from psync.protocol import messages as m
 from psync.protocol.flow import Inbound
 from psync.supervisor import wire
@@ -267,7 +268,7 @@ class Stdin:
         self._saved = record
         new = f"{self._path}.new"
         try:
-            with open(new, "wb") as file:
+            with open(new, "wb", opener=private) as file:
                 file.write(msgspec.json.encode(record))
             os.replace(new, self._path)
         except FileNotFoundError:

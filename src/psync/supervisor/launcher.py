@@ -154,5 +154,6 @@ def _be_supervisor(run_dir: str, say: int, lock: int | None) -> None:
     except Exception:  # a fault of psync's own, for whoever looks into the run directory
         import traceback
 
-        with open(f"{run_dir}/supervisor-error", "w", encoding="utf-8") as file:
+        fd = os.open(f"{run_dir}/supervisor-error", os.O_WRONLY | os.O_CREAT, 0o600)
+        with open(fd, "w", encoding="utf-8") as file:
             traceback.print_exc(file=file)
