@@ -104,7 +104,9 @@ async def test_a_revoked_client_has_failed(home: Home) -> None:
         with pytest.raises(Exception, match="revoked"):
             async with home.client() as client:
                 raise await client.expect_closed() or AssertionError("it was let in")
-    assert home.log.count("refused a client from 127.0.0.1") == 1  # the rest is counted
+    assert (
+        home.log.count("refused the revoked client desk from 127.0.0.1") == 1
+    )  # the rest is counted
 
 
 @pytest.mark.parametrize(

@@ -101,11 +101,11 @@ class AccessList(ClientFile):
             )
         return now
 
-    def revoked(self, fingerprint: str) -> bool:
-        """Whether this is the certificate of a client that was revoked."""
+    def revoked(self, fingerprint: str) -> ClientRecord | None:
+        """Return the client with this certificate if it was revoked."""
         self._refresh()
         record = self._by_fingerprint.get(fingerprint)
-        return record is not None and record.revoked is not None
+        return None if record is None or record.revoked is None else record
 
     def clients(self) -> tuple[ClientRecord, ...]:
         """Return all clients, also revoked ones, in the order in which they were paired."""

@@ -98,7 +98,9 @@ class ClientFile:
             write_atomic(self._path, encode(records))
         except OSError as error:
             raise TrustError(
-                f"cannot write the list of clients, {self._shown}: {error.strerror}"
+                f"cannot write the list of clients, {self._shown}: {error.strerror}",
+                hint="nothing has changed; make room there. Until then only the end of "
+                "psync-server shuts a client out",
             ) from error
 
     def _status(self) -> Stamp | None:

@@ -112,8 +112,10 @@ class Connections:
             record = self._admit(mark, link)
         except PsyncError as error:
             self._services.gate.blame(link.address)
+            known = self._access.revoked(mark)
+            who = "a client" if known is None else f"the revoked client {printable(known.name)}"
             self._services.log.note(
-                "refused", link.address, f"refused a client from {link.address}: {error}"
+                "refused", link.address, f"refused {who} from {link.address}: {error}"
             )
             link.close(error)
             return
