@@ -150,6 +150,16 @@ def test_the_audit_log_says_who_was_changed(home: Home) -> None:
     ]
 
 
+def test_an_audit_log_that_cannot_be_written_is_named(home: Home) -> None:
+    home.pair("desk")
+    Path(home.paths.audit).unlink()
+    Path(home.paths.audit).mkdir()
+    done = home.server("revoke", "desk")
+    assert done.returncode == 0
+    assert done.stderr.decode().startswith(f"psync-server: cannot write {home.paths.audit}: ")
+    assert listed(home)[0]["revoked"] is not None
+
+
 def test_a_terminal_gets_lines_that_fit(home: Home) -> None:
     home.pair("a-rather-long-name-for-a-client-of-this-daemon")
     said(

@@ -71,10 +71,9 @@ def test_one_string_on_stdout(home: Home) -> None:
     assert b"no invitation is outstanding" in home.server("invite", "--list").stdout
     assert json.loads(home.server("invite", "--list", "--json").stdout) == []
     assert home.server("invite", "--revoke", "all").stdout == b"no invitation was outstanding\n"
-    events = [
-        json.loads(line)["event"] for line in Path(home.paths.audit).read_bytes().splitlines()
-    ]
-    assert events[-2:] == ["invited", "withdrawn"]
+    events = [json.loads(line) for line in Path(home.paths.audit).read_bytes().splitlines()]
+    assert [one["event"] for one in events[-2:]] == ["invited", "withdrawn"]
+    assert events[-2]["reason"] == f"invitation {record['id']}: view only, projects game-*"
 
 
 def test_as_json_with_addresses_of_ones_own(home: Home) -> None:

@@ -53,7 +53,7 @@ def test_a_daemon_that_does_not_run(home: Home) -> None:
     assert done.returncode == 1
     assert done.stdout.decode().splitlines() == [
         "psync-server does not run; psync-server start starts it",
-        "invitations: none outstanding; strangers are refused in the TLS handshake",
+        "invitations: none outstanding",
         "clients: 0 paired",
         "runs: 0 active",
     ]

@@ -96,15 +96,24 @@ def rights(role: str, projects: Sequence[str]) -> str:
     return f"{what}, projects {' '.join(projects)}" if projects else what
 
 
+def open_audit(paths: ServerPaths) -> Audit:
+    """Return the audit log for a command; what is wrong with it is said on stderr."""
+    import logging
+
+    from psync.daemon.audit import Audit
+
+    logging.basicConfig(level=logging.WARNING, format="psync-server: %(message)s")
+    return Audit(paths.audit)
+
+
 # -- the commands ----------------------------------------------------------------------
 
 
 def _open() -> tuple[ServerPaths, AccessList, Audit]:
     from psync.daemon.access import AccessList
-    from psync.daemon.audit import Audit
 
     paths = ServerPaths.from_environ(os.environ)
-    return paths, AccessList(paths.clients), Audit(paths.audit)
+    return paths, AccessList(paths.clients), open_audit(paths)
 
 
 def _clients(options: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from psync.cli.server_clients import open_audit, rights
 from psync.errors import PsyncError, UsageError
 from psync.paths import ServerPaths
 from psync.text import printable
@@ -86,7 +87,6 @@ def _invite(options: argparse.Namespace, paths: ServerPaths, invitations: Invita
 
     from psync.config import parse_duration
     from psync.daemon.addresses import is_loopback, reachable
-    from psync.daemon.audit import Audit
     from psync.daemon.service import ensure
     from psync.transport.identity import safe_name
     from psync.transport.invitation import (
@@ -126,7 +126,8 @@ def _invite(options: argparse.Namespace, paths: ServerPaths, invitations: Invita
         projects=tuple(options.project),
     )
     text = write_invitation(Invitation(addresses=addresses, ca=ca, secret=secret))
-    Audit(paths.audit).write("invited", name=record.name, reason=f"invitation {record.id}")
+    what = f"invitation {record.id}: {rights(record.role, record.projects)}"
+    open_audit(paths).write("invited", name=record.name, reason=what)
     command = f"psync pair --invite {text}"
     if options.json:
         said = {"invitation": text, "command": command, "addresses": _shown(addresses)}
@@ -146,11 +147,11 @@ def _invite(options: argparse.Namespace, paths: ServerPaths, invitations: Invita
 
 def _explain(record: InvitationRecord, addresses: list[str]) -> None:
     until = time.strftime("%H:%M:%S", time.localtime(record.expires))
-    rights = "" if record.role == "run" else ", to look only"
+    limits = "" if record.role == "run" else ", to look only"
     if record.projects:
-        rights += f", for {', '.join(record.projects)}"
+        limits += f", for {', '.join(record.projects)}"
     _say(
-        f"this lets one client pair, once, until {until}{rights}; type it on the client, which "
+        f"this lets one client pair, once, until {until}{limits}; type it on the client, which "
         f"will look for this host at {', '.join(addresses)}"
     )
     _say(f"to take it back: psync-server invite --revoke {record.id}")
@@ -176,10 +177,8 @@ def _list(invitations: Invitations, as_json: bool) -> int:
 
 
 def _revoke(paths: ServerPaths, invitations: Invitations, which: str) -> int:
-    from psync.daemon.audit import Audit
-
     withdrawn = invitations.withdraw(which)
-    audit = Audit(paths.audit)
+    audit = open_audit(paths)
     for record in withdrawn:
         audit.write("withdrawn", name=record.name, reason=f"invitation {record.id}")
         print(f"took back the invitation {record.id}")

@@ -123,9 +123,12 @@ def _print(presence: Presence | None, known: dict[str, object]) -> None:
             print(f"  {name} ({REACH[reach(name)]})")
     invitations = known["invitations"]
     if invitations:
-        print(f"invitations: {invitations} outstanding; strangers can reach the pairing endpoint")
+        reached = "; strangers can reach the pairing endpoint" if presence is not None else ""
+        print(f"invitations: {invitations} outstanding{reached}")
     elif invitations is None:
         print("invitations: the file cannot be read; nobody can pair by invitation")
+    elif presence is None:
+        print("invitations: none outstanding")
     else:
         print("invitations: none outstanding; strangers are refused in the TLS handshake")
     revoked = f", {known['revoked']} revoked" if known["revoked"] else ""
