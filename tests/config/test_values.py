@@ -155,8 +155,8 @@ def test_target_names(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", ".x", "-x", "a/b", "a b", "x" * 65, "ü", "local", "_"]
+    "name", ["", ".", "..", ".x", "-x", "a/b", "a b", "x" * 65, "ü", "local", "_", "a\x1b[1m"]
 )
 def test_no_target_names(name: str) -> None:
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="cannot"):
         values.target_name(name)

@@ -135,7 +135,7 @@ def string(value: object) -> str:
 
 def target_name(value: object) -> str:
     """Return a name that a target can be given; it becomes the name of a directory."""
-    name = string(value)
+    name = value if isinstance(value, str) else string(value)
     good = name.replace("-", "").replace("_", "").replace(".", "")
     if not (good.isascii() and good.isalnum()) or name[0] in "-." or len(name) > 64:
         raise UsageError(
