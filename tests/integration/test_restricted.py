@@ -344,7 +344,9 @@ def test_a_client_that_may_only_look_writes_nothing(open_: RestrictedField) -> N
     assert field.psync("run", "./x").returncode == 0
     AccessList(f"{field.server_home}/data/clients.json").limit(os.uname().nodename, role="view")
     done = field.transfer(tree(field))
-    assert b"may not write to the project" in done.stderr
+    assert b"its client may only look at runs" in done.stderr
+    said = field.psync("run", "./x").stderr
+    assert b"may only look at runs" in said and b"psync-server limit" in said
     assert not (tree(field) / "evil").exists()
 
 

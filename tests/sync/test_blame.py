@@ -205,3 +205,5 @@ def test_a_refusal_of_psync_server_is_told_in_its_words() -> None:
         "psync-server on laptop refuses to take the files: its client is revoked"
     )
     assert "--restrict-ssh" in error.hint
+    limited = blame(126, said.replace(b"is revoked", b"may only look at runs"))
+    assert "psync-server limit" in limited.hint  # pairing again changes no rights

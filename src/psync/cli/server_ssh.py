@@ -114,6 +114,8 @@ class _Gate:
         audit = Audit(self._paths.audit)
         guard = Guard(self._record, ClientLimits(), Book(), audit, self._address)
         if not guard.may_act(project):
+            if self._record.role != "run":
+                raise sshgate.Denied("its client may only look at runs, not sync files")
             raise sshgate.Denied(f"its client may not write to the project {project}")
 
     def note(self, command: bytes | None, reason: str) -> None:

@@ -111,9 +111,13 @@ def rsync_error(
             hint="install it, for example: sudo apt install openssh-client; or correct PSYNC_SSH",
         )
     if refused := _REFUSED.search(said):
+        hint = "pair again with psync pair --restrict-ssh, and the same psync on both sides"
+        if refused[1].startswith(b"its client may"):
+            hint = (
+                "on that host: psync-server clients says what it may, psync-server limit changes it"
+            )
         return SyncError(
-            f"psync-server {place} refuses to take the files: {printable(refused[1])}",
-            hint="pair again with psync pair --restrict-ssh, and the same psync on both sides",
+            f"psync-server {place} refuses to take the files: {printable(refused[1])}", hint=hint
         )
     if status in (126, 127) or _shell_found_no_rsync(said):
         return ToolMissing(
