@@ -115,7 +115,7 @@ def test_a_command_that_is_not_there(paired: Field) -> None:
         (["run", "--bogus", "x"], "--bogus"),
         (["run", "-A", "", "true"], "--assets: must not be empty"),
         (["run", "--cwd", "", "true"], "--cwd: must not be empty"),
-        (["pair", "--name", "", "x"], "--name: must not be empty"),
+        (["pair", "--name", "", "x"], "--name: '' cannot name a target"),
         (["pair", "--name", "../x", "x"], "'../x' cannot name a target"),
         (["run", "--on", "nowhere", "true"], "no target named 'nowhere'; psync pair nowhere"),
         (["run", "--on", "locl", "true"], "did you mean local?"),
