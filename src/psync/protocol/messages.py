@@ -5,7 +5,7 @@ A psync message is one binary websocket message: a header of 12 bytes and a payl
     offset  size  field     meaning
     0       1     type      which message; bits 7 and 6 say how to read it (below)
     1       1     stream    0 stdin, 1 stdout, 2 stderr; 0 where a message has none
-    2       2     channel   the attachment to a run, chosen by the client; 0 = the connection itself
+    2       2     channel   attachment or transfer, chosen by the client; 0 = the connection itself
     4       8     offset    position in the stream or in the run's output; 0 where there is none
 
 All numbers are big-endian. Bit 7 (0x80) of the type: the payload is raw bytes, else one JSON object
@@ -62,6 +62,21 @@ from psync.protocol.requests import (
     RenewCertificate as RenewCertificate,
     RequestRefused as RequestRefused,
     RunList as RunList,
+)
+from psync.protocol.transfers import (
+    MAX_ARGUMENTS as MAX_ARGUMENTS,
+    MOST_NAMES as MOST_NAMES,
+    NAMES_BYTES as NAMES_BYTES,
+    WINDOW_TRANSFER as WINDOW_TRANSFER,
+    BeginSync as BeginSync,
+    CancelTransfer as CancelTransfer,
+    CheckMirror as CheckMirror,
+    EndSync as EndSync,
+    MirrorChecked as MirrorChecked,
+    OpenTransfer as OpenTransfer,
+    SyncBegun as SyncBegun,
+    SyncEnded as SyncEnded,
+    TransferEnded as TransferEnded,
 )
 
 
@@ -360,6 +375,15 @@ Message = (
     | Located
     | RenewCertificate
     | CertificateRenewed
+    | BeginSync
+    | SyncBegun
+    | EndSync
+    | SyncEnded
+    | CheckMirror
+    | MirrorChecked
+    | OpenTransfer
+    | TransferEnded
+    | CancelTransfer
     | Start
     | Attach
     | Attached
@@ -392,6 +416,15 @@ CONTROL_TYPES: dict[int, type[Control]] = {
         Located,
         RenewCertificate,
         CertificateRenewed,
+        BeginSync,
+        SyncBegun,
+        EndSync,
+        SyncEnded,
+        CheckMirror,
+        MirrorChecked,
+        OpenTransfer,
+        TransferEnded,
+        CancelTransfer,
         Start,
         Attach,
         Attached,
@@ -410,12 +443,14 @@ CONTROL_TYPES: dict[int, type[Control]] = {
 
 FROM_CLIENT = (
     Hello, Error, Ping, Pong, OpenProject, ListRuns, Locate, RenewCertificate,
+    BeginSync, EndSync, CheckMirror, OpenTransfer, CancelTransfer,
     Start, Attach, Detach, Signal, Stop, CloseOutput, Data, Ack, StdinEnd,
 )  # fmt: skip
 """What a client may say."""
 
 FROM_DAEMON = (
     Hello, Error, Ping, Pong, ProjectOpened, RequestRefused, RunList, Located, CertificateRenewed,
+    SyncBegun, SyncEnded, MirrorChecked, TransferEnded,
     Attached, Refused, Exited, StdinHolder, Times, StdinClosed, Gap, Data, Ack,
 )  # fmt: skip
 """What a daemon may say."""
