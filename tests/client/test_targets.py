@@ -47,14 +47,6 @@ def test_a_record_of_another_version_is_not_guessed_at(files: TargetFiles) -> No
         files.read()
 
 
-def test_a_mirror_is_known_only_where_it_is(files: TargetFiles) -> None:
-    assert not files.knows_mirror("p-1", b"/projects")
-    files.remember_mirror("p-1", b"/projects/p-1")
-    assert files.knows_mirror("p-1", b"/projects")
-    assert not files.knows_mirror("p-1", b"/moved")
-    assert not files.knows_mirror("p-2", b"/projects")
-
-
 @pytest.mark.parametrize(
     ("spec", "command"),
     [

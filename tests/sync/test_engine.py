@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tests.support.sshd import PrivateSSHD
 from tests.support.waiting import wait_until
-from tests.sync.world import World, processes_naming, shared
+from tests.sync.world import Going, World, processes_naming, shared
 
 from psync.errors import (
     DestinationError,
@@ -28,6 +28,7 @@ from psync.errors import (
 from psync.model import Tool
 from psync.sync import mux
 from psync.sync.engine import WARNINGS, Sync
+from psync.sync.keeper import NoKeeper
 from psync.sync.lock import Holder
 from psync.sync.rsync import PARTIAL_DIR, MirrorMissing, Summary
 from psync.sync.ssh import SharedConnection
@@ -36,7 +37,7 @@ ROOT = os.geteuid() == 0
 STALL = 1_000_000
 
 
-def failure(sync: Sync) -> PsyncError:
+def failure(sync: Sync | Going) -> PsyncError:
     """Run a sync that must fail; whatever it says fits on one line and leaves nothing running."""
     with pytest.raises(PsyncError) as caught:
         sync.wait()
@@ -66,21 +67,27 @@ def assert_old_or_resumable(world: World) -> None:
     assert all(f"/{PARTIAL_DIR}/" in name for name in files)
 
 
-def test_start_returns_at_once_and_wait_finishes(anywhere: World) -> None:
+def test_a_look_ahead_is_used(anywhere: World) -> None:
     anywhere.program()
     sync = anywhere.sync(anywhere.plan("build/game"))
-    sync.start()
+    sync.begin_looking()
     assert sync.wait().files == 1
 
 
-def test_close_without_wait_stops_everything(stalled: tuple[World, Path]) -> None:
-    world, marker = stalled
-    sync = world.sync(world.plan(assets=["big"]))
-    sync.start()
-    wait_until(marker.exists)
+def test_what_a_look_ahead_did_not_find_is_said_by_wait(anywhere: World) -> None:
+    sync = anywhere.sync(anywhere.plan(assets=["nothing"]))
+    sync.begin_looking()
+    assert "nothing does not exist" in failure(sync).message
+
+
+def test_a_look_ahead_that_is_not_wanted_any_more_ends(world: World) -> None:
+    for number in range(2000):
+        world.file(f"d{number % 100}/f{number}")
+    sync = world.sync()
+    sync.begin_looking()
     sync.close()
-    assert_old_or_resumable(world)
-    assert world.sync(world.plan(assets=["big"])).wait().files == 1
+    assert "look at the files" not in {thread.name for thread in threading.enumerate()}
+    assert world.mirrored() == {}
 
 
 def test_a_project_unknown_to_the_daemon_is_told_apart(anywhere: World) -> None:
@@ -114,13 +121,10 @@ def test_warnings_are_bounded(world: World) -> None:
 
 def test_cancel_stops_the_transfer_with_its_ssh(stalled: tuple[World, Path]) -> None:
     world, marker = stalled
-    sync = world.sync(world.plan(assets=["big"]))
-    sync.start()
-    with ThreadPoolExecutor(1) as pool:
-        outcome = pool.submit(sync.wait)
-        wait_until(marker.exists)
-        sync.cancel()
-        assert isinstance(outcome.exception(timeout=30), Interrupted)
+    sync = Going(world.sync(world.plan(assets=["big"])))
+    wait_until(marker.exists)
+    sync.cancel()
+    assert isinstance(failure(sync), Interrupted)
     assert_old_or_resumable(world)
     summary = world.sync(world.plan(assets=["big"])).wait()
     assert summary.files == 1
@@ -163,13 +167,15 @@ def test_an_exception_in_a_callback_leaves_nothing_running(stalled: tuple[World,
     assert_old_or_resumable(world)
 
 
-def test_a_cancel_that_comes_too_late_for_rsync_still_counts(world: World) -> None:
+def test_a_cancel_between_two_steps_counts(world: World) -> None:
+    class Cancelling(NoKeeper):
+        def begin(self) -> None:
+            sync.cancel()
+
     world.program()
-    sync = world.sync(world.plan("build/game"))
-    sync.start()
-    wait_until((world.mirror / "tree/build/game").exists)
-    sync.cancel()
+    sync = world.sync(world.plan("build/game"), keeper=Cancelling())
     assert isinstance(failure(sync), Interrupted)
+    assert "tree/build/game" not in world.mirrored()
 
 
 @pytest.mark.long
@@ -178,8 +184,7 @@ def test_a_link_on_which_nothing_moves_is_given_up_and_replaced(
     stalled: tuple[World, Path], connection: SharedConnection
 ) -> None:
     world, marker = stalled
-    sync = world.sync(world.plan(assets=["big"]))
-    sync.start()
+    sync = Going(world.sync(world.plan(assets=["big"])))
     wait_until(marker.exists)
     master = mux.alive(connection.control_path, 10)
     os.kill(master, signal.SIGSTOP)
@@ -192,8 +197,7 @@ def test_a_link_on_which_nothing_moves_is_given_up_and_replaced(
 
 def test_rsync_killed_half_way(stalled: tuple[World, Path]) -> None:
     world, marker = stalled
-    sync = world.sync(world.plan(assets=["big"]))
-    sync.start()
+    sync = Going(world.sync(world.plan(assets=["big"])))
     wait_until(marker.exists)
     os.kill(sync.pids[0], signal.SIGKILL)
     assert "SIGKILL" in failure(sync).message
@@ -204,8 +208,7 @@ def test_a_connection_that_dies_half_way_is_opened_again(
     stalled: tuple[World, Path], connection: SharedConnection
 ) -> None:
     world, marker = stalled
-    sync = world.sync(world.plan(assets=["big"]))
-    sync.start()
+    sync = Going(world.sync(world.plan(assets=["big"])))
     wait_until(marker.exists)
     os.kill(mux.alive(connection.control_path, 10), signal.SIGKILL)
     assert sync.wait().files == 1
@@ -220,8 +223,7 @@ def test_a_host_that_goes_away_half_way(world: World, own_sshd: PrivateSSHD, con
     rsync, marker = world.stalling_rsync(STALL)
     world.over_ssh(connection, rsync)
     world.file("big", os.urandom(4 * STALL))
-    sync = world.sync(world.plan(assets=["big"]))
-    sync.start()
+    sync = Going(world.sync(world.plan(assets=["big"])))
     wait_until(marker.exists)
     own_sshd.stop()
     error = failure(sync)
@@ -476,14 +478,14 @@ def test_two_syncs_at_once_both_succeed(world: World) -> None:
 
 def test_rsync_does_not_inherit_the_lock(stalled: tuple[World, Path]) -> None:
     world, marker = stalled
-    sync = world.sync(world.plan(assets=["big"]))
-    sync.start()
+    sync = Going(world.sync(world.plan(assets=["big"])))
     wait_until(marker.exists)
     name = f"{world.state}/locks/{world.project.id}.lock"
     assert json.loads(Path(name).read_bytes())["pid"] == os.getpid()
     descriptors = Path(f"/proc/{sync.pids[0]}/fd")
     assert name not in {os.readlink(path) for path in descriptors.iterdir()}
-    sync.close()
+    sync.cancel()
+    assert isinstance(failure(sync), Interrupted)
 
 
 def test_an_error_frees_the_lock(world: World) -> None:

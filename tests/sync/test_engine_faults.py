@@ -8,10 +8,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.sync.world import World
+from tests.sync.world import Going, World
 
 from psync.errors import PsyncError, SyncError
-from psync.sync import engine
+from psync.sync import source
 from psync.sync.listing import Listing, list_tree
 from psync.sync.lock import ProjectLock
 
@@ -27,7 +27,7 @@ def test_a_file_that_goes_away_after_it_was_listed(
         (world.root / "gone").unlink(missing_ok=True)
         return found
 
-    monkeypatch.setattr(engine, "list_tree", listed)
+    monkeypatch.setattr(source, "list_tree", listed)
     world.sync().wait()
     assert set(world.mirrored()) == {"tree/psync.toml", "tree/a"}
 
@@ -41,7 +41,7 @@ def test_files_that_always_go_away_are_named(world: World, monkeypatch: pytest.M
         (world.root / "comes and goes").unlink()
         return found
 
-    monkeypatch.setattr(engine, "list_tree", listed)
+    monkeypatch.setattr(source, "list_tree", listed)
     with pytest.raises(SyncError, match="comes and goes") as caught:
         world.sync().wait()
     assert "wait until the build is done" in caught.value.hint
@@ -105,9 +105,8 @@ def test_rsync_killed_at_any_moment_leaves_no_mixture(world: World) -> None:
     broken = 0
     for version in range(1, 51):
         fill(version)
-        sync = world.sync()
-        sync.start()
-        timer = threading.Timer(chosen.uniform(0, 0.25), _kill, sync.pids)
+        sync = Going(world.sync())
+        timer = threading.Timer(chosen.uniform(0, 0.25), _kill, [sync])
         timer.start()
         try:
             sync.wait()
@@ -126,8 +125,8 @@ def test_rsync_killed_at_any_moment_leaves_no_mixture(world: World) -> None:
     assert broken > 5
 
 
-def _kill(*pids: int) -> None:
-    for pid in pids:
+def _kill(sync: Going) -> None:
+    for pid in sync.pids:
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:

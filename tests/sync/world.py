@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.support.sshd import PrivateSSHD
@@ -15,7 +16,7 @@ from psync.sync.engine import Sync
 from psync.sync.plan import SyncPlan, plan_sync
 from psync.sync.program import resolve_program
 from psync.sync.project import Project, find_project
-from psync.sync.rsync import Progress
+from psync.sync.rsync import Progress, Summary
 from psync.sync.ssh import SharedConnection, SSHTarget
 from psync.sync.tools import find_rsync
 
@@ -146,6 +147,26 @@ class World:
             for path in self.mirror.rglob("*")
             if path.is_file() and path.name != ".psync-mirror"
         }
+
+
+class Going:
+    """A sync that is carried out in a thread."""
+
+    def __init__(self, sync: Sync) -> None:
+        self.sync = sync
+        self._pool = ThreadPoolExecutor(1)
+        self._done = self._pool.submit(sync.wait)
+        self._pool.shutdown(wait=False)
+
+    @property
+    def pids(self) -> list[int]:
+        return self.sync.pids
+
+    def cancel(self) -> None:
+        self.sync.cancel()
+
+    def wait(self) -> Summary:
+        return self._done.result(timeout=120)
 
 
 def shared(sshd: PrivateSSHD, directory: Path) -> SharedConnection:

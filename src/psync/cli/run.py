@@ -1,7 +1,6 @@
 """``psync run``: sync, run there, stream here, exit with the program's status.
 
-Where an earlier run has prepared the ground, rsync is started before anything else is imported, and
-works while this process imports asyncio and connects.
+The files are looked at in a thread while this process imports asyncio and connects.
 """
 
 from __future__ import annotations
@@ -22,14 +21,15 @@ from psync.cli.arguments import (
 from psync.cli.imports import import_picows
 from psync.cli.loop import Signals, catch_signals, run as run_loop
 from psync.cli.output import SyncReport, say, show
-from psync.client.early import EarlySync, SyncReports, begin
 from psync.client.place import find_place
 from psync.client.revision import source_revision
+from psync.client.syncing import SyncReports, new_sync
 from psync.client.targets import TargetSpec
 from psync.config import load_client
 from psync.errors import PsyncError, UsageError
 from psync.model import Overflow, RunSpec
 from psync.paths import ClientPaths
+from psync.sync.engine import Sync
 from psync.sync.machine import program_path
 from psync.sync.plan import SyncPlan
 from psync.text import printable
@@ -81,17 +81,17 @@ def main(argv: list[str]) -> int:
     order = _order(_parse(argv))
     report = SyncReport(verbose=order.verbose)
     reports = SyncReports(report.progress, report.warning, report.waiting)
-    early = None
+    ahead = None
     try:
         if order.sync:
-            early = begin(order.plan, order.target, order.paths, reports)
-        command = _Command(order, report, reports, early)
+            ahead = new_sync(order.plan, order.paths, reports)
+            ahead.begin_looking()
+        command = _Command(order, report, ahead)
         return run_loop(command.run, lambda: command.phase)
     finally:
         report.end()
-        if early is not None:
-            early.sync.cancel()
-            early.sync.close()
+        if ahead is not None:
+            ahead.close()
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -226,14 +226,11 @@ class _Command:
         phase: what is going on, in words.
     """
 
-    def __init__(
-        self, order: Order, report: SyncReport, reports: SyncReports, early: EarlySync | None
-    ) -> None:
+    def __init__(self, order: Order, report: SyncReport, ahead: Sync | None) -> None:
         self.phase = "connecting"
         self._order = order
         self._report = report
-        self._reports = reports
-        self._early = early
+        self._ahead = ahead
 
     async def run(self, signals: Signals) -> int:
         """Do all of it; return the exit status."""
@@ -245,9 +242,7 @@ class _Command:
         try:
             if order.sync:
                 self.phase = "files were sent"
-                summary = await target.transfer(
-                    order.plan, early=self._early, reports=self._reports
-                )
+                summary = await target.transfer(order.plan, ahead=self._ahead)
                 self._report.end(summary)
                 if summary.files and not order.plan.strip:
                     self._hint()

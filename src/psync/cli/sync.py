@@ -9,8 +9,8 @@ from psync.cli.arguments import Parser, add_sync_options, add_target_option, pat
 from psync.cli.imports import import_picows
 from psync.cli.loop import Signals, catch_signals, run as run_loop
 from psync.cli.output import SyncReport, show
-from psync.client.early import SyncReports, begin
 from psync.client.place import find_place
+from psync.client.syncing import SyncReports, new_sync
 from psync.config import load_client
 from psync.paths import ClientPaths
 from psync.sync.plan import SyncPlan
@@ -59,7 +59,8 @@ def main(argv: list[str]) -> int:
         return _explain(plan, [os.path.join(place.here, name) for name in options.why])
     report = SyncReport(verbose=True)
     reports = SyncReports(report.progress, report.warning, report.waiting)
-    early = None if options.dry_run else begin(plan, spec, paths, reports)
+    ahead = new_sync(plan, paths, reports, dry=options.dry_run)
+    ahead.begin_looking()
 
     async def sync(_signals: Signals) -> int:
         import_picows()
@@ -67,10 +68,11 @@ def main(argv: list[str]) -> int:
 
         target = Target(spec, paths)
         try:
+            summary = await target.transfer(plan, ahead=ahead)
             if options.dry_run:
-                show(_listed(await target.preview(plan, reports), json=options.json))
+                show(_listed(summary, json=options.json))
             else:
-                report.end(await target.transfer(plan, early=early, reports=reports))
+                report.end(summary)
         finally:
             target.abandon()
         return 0
@@ -79,9 +81,7 @@ def main(argv: list[str]) -> int:
         return run_loop(sync, lambda: "files were sent")
     finally:
         report.end()
-        if early is not None:
-            early.sync.cancel()
-            early.sync.close()
+        ahead.close()
 
 
 def _explain(plan: SyncPlan, paths: list[bytes]) -> int:

@@ -27,16 +27,22 @@ from psync.model import Overflow, RunSpec
 from psync.protocol.messages import (
     HEARTBEAT_TIMEOUT,
     MAX_CHANNEL,
+    BeginSync,
     CertificateRenewed,
+    CheckMirror,
+    EndSync,
     ListRuns,
     Locate,
     Located,
     Message,
+    MirrorChecked,
     OpenProject,
     ProjectOpened,
     RenewCertificate,
     RequestRefused,
     RunList,
+    SyncBegun,
+    SyncEnded,
 )
 
 if TYPE_CHECKING:
@@ -252,6 +258,12 @@ class Lifeline:
     async def request(self, make: Callable[[int], Locate]) -> Located: ...
     @overload
     async def request(self, make: Callable[[int], RenewCertificate]) -> CertificateRenewed: ...
+    @overload
+    async def request(self, make: Callable[[int], BeginSync]) -> SyncBegun: ...
+    @overload
+    async def request(self, make: Callable[[int], EndSync]) -> SyncEnded: ...
+    @overload
+    async def request(self, make: Callable[[int], CheckMirror]) -> MirrorChecked: ...
     async def request(self, make: Callable[[int], Request]) -> Answer:
         """Send a numbered request and return its answer. Nothing of it is sent twice.
 

@@ -7,15 +7,21 @@ from collections.abc import Callable
 
 from psync.errors import ConnectError, ProtocolError, PsyncError, from_code
 from psync.protocol.messages import (
+    BeginSync,
     CertificateRenewed,
+    CheckMirror,
+    EndSync,
     ListRuns,
     Locate,
     Located,
+    MirrorChecked,
     OpenProject,
     ProjectOpened,
     RenewCertificate,
     RequestRefused,
     RunList,
+    SyncBegun,
+    SyncEnded,
 )
 
 REQUEST_TIMEOUT = 60.0
@@ -25,14 +31,19 @@ that lives and does not answer."""
 MOST_REQUESTS = 256
 """Requests that may wait for their answers at a time."""
 
-Request = OpenProject | ListRuns | Locate | RenewCertificate
-Answer = ProjectOpened | RunList | Located | CertificateRenewed
+Request = OpenProject | ListRuns | Locate | RenewCertificate | BeginSync | EndSync | CheckMirror
+Answer = (
+    ProjectOpened | RunList | Located | CertificateRenewed | SyncBegun | SyncEnded | MirrorChecked
+)
 
 _ANSWERS: dict[type[Request], type[Answer]] = {
     OpenProject: ProjectOpened,
     ListRuns: RunList,
     Locate: Located,
     RenewCertificate: CertificateRenewed,
+    BeginSync: SyncBegun,
+    EndSync: SyncEnded,
+    CheckMirror: MirrorChecked,
 }
 
 

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from psync.client.connect import Connector
-from psync.client.early import EarlySync, SyncReports, endpoint_of, new_sync
+from psync.client.keeper import MirrorKeeper, open_project
 from psync.client.lifeline import Lifeline
 from psync.client.place import find_place
 from psync.client.run import Existing, RemoteRun
+from psync.client.syncing import SyncReports, endpoint_of, new_sync
 from psync.client.targets import TargetSpec
 from psync.client.threads import in_thread
 from psync.errors import ConnectionLost, ProtocolError, PsyncError
 from psync.model import HostFacts, RunInfo, RunSpec, Stream
 from psync.paths import ClientPaths
-from psync.protocol.messages import ListRuns, Locate, Located, OpenProject, RunList
+from psync.protocol.messages import ListRuns, Locate, Located, RunList
+from psync.sync.engine import Sync
 from psync.sync.machine import check_program
 from psync.sync.plan import SyncPlan
 from psync.sync.project import Project
-from psync.sync.rsync import MirrorMissing, Summary
+from psync.sync.rsync import Summary
 
 if TYPE_CHECKING:
     import asyncio
@@ -326,57 +327,38 @@ class Target:
         self,
         plan: SyncPlan,
         *,
-        early: EarlySync | None = None,
+        ahead: Sync | None = None,
         reports: SyncReports | None = None,
+        dry: bool = False,
     ) -> Summary:
         """Carry a plan out, connecting first if need be; see ``sync``.
 
         Args:
             plan: what to send.
-            early: the same, started on what was known. Owned by this call from now on.
+            ahead: a sync of it that has begun to look at the files. Owned by this call from now on.
             reports: who is told how it goes.
+            dry: only find out what would be sent and removed, and change nothing.
         """
-        if early is not None:
-            summary = await self._finish(early)
-            if summary is not None:
-                return summary
-        await self.open()
-        check_program(plan, self.facts)
-        await self.make_mirror(plan.project)
-        endpoint = endpoint_of(self._spec, self._paths, self.facts)
-        sync = new_sync(plan, endpoint, self._paths, reports or SyncReports(), self.facts)
-        return await in_thread(sync.wait, sync.cancel)
-
-    async def preview(self, plan: SyncPlan, reports: SyncReports | None = None) -> Summary:
-        """Find out what carrying a plan out would send and remove, and change nothing.
-
-        Args:
-            plan: what would be sent.
-            reports: who is told what is left out.
-
-        Raises:
-            MirrorMissing: the daemon has no mirror of the project yet, so all of it would be sent.
-            PsyncError: as ``sync``.
-        """
-        await self.open()
-        endpoint = endpoint_of(self._spec, self._paths, self.facts)
-        tell = reports or SyncReports()
-        sync = new_sync(plan, endpoint, self._paths, tell, self.facts, dry=True)
-        return await in_thread(sync.wait, sync.cancel)
+        sync = ahead
+        if sync is None:
+            sync = new_sync(plan, self._paths, reports or SyncReports(), dry=dry)
+            sync.begin_looking()
+        try:
+            await self.open()
+            check_program(plan, self.facts)
+            sync.to(
+                endpoint_of(self._spec, self._paths, self.facts),
+                MirrorKeeper(self._lifeline, plan.project),
+                folds_case=self.facts.system == "Darwin",
+            )
+            return await in_thread(sync.wait, sync.cancel)
+        finally:
+            sync.close()
 
     async def make_mirror(self, project: Project) -> None:
         """Have the daemon make the project's mirror, with nothing in it yet, unless it is there."""
         await self.open()
-        host = socket.gethostname()[:200]
-        opened = await self._lifeline.request(
-            lambda number: OpenProject(
-                request=number, project=project.id, source=project.root, host=host
-            )
-        )
-        try:
-            self._connector.files.remember_mirror(project.id, opened.path)
-        except (OSError, PsyncError):
-            pass  # it is only asked for again next time
+        await open_project(self._lifeline, project)
 
     async def begin(self, spec: RunSpec) -> RemoteRun:
         """Send a start request and return the run without waiting for the answer."""
@@ -421,25 +403,6 @@ class Target:
         return await self._lifeline.request(
             lambda number: ListRuns(request=number, match=match, active=active, before=before)
         )
-
-    async def _finish(self, early: EarlySync) -> Summary | None:
-        """Wait for a sync and connect meanwhile; return None if it has to be done again."""
-        import asyncio
-
-        sync = early.sync
-        waiting = asyncio.create_task(in_thread(sync.wait, sync.cancel))
-        try:
-            await self.open()
-            if not early.fits(self.facts):
-                return None
-            return await waiting
-        except MirrorMissing:
-            return None
-        finally:
-            waiting.cancel()
-            await asyncio.wait([waiting])
-            if not waiting.cancelled():
-                waiting.exception()
 
 
 def _words_of(run: RunInfo) -> int:

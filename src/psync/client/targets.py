@@ -3,7 +3,6 @@
     <data>/targets/NAME/target.json     where the daemon is, what it said about its host
     <data>/targets/NAME/ca.crt          the CA of that daemon, the only one trusted for it
     <data>/targets/NAME/client.crt      this client's certificate for it
-    <data>/targets/NAME/mirrors/ID      the daemon has made the mirror of this project
 
 ``target.json`` is written last, so that a pairing that broke half-way is none.
 """
@@ -151,19 +150,6 @@ class TargetFiles:
         private_directory(self.directory)
         write_atomic(self.ca, ca)
         write_atomic(self.certificate, certificate)
-
-    def knows_mirror(self, project: str, projects_root: bytes) -> bool:
-        """Whether the daemon has said that this project's mirror is below ``projects_root``."""
-        try:
-            with open(f"{self.directory}/mirrors/{project}", "rb") as file:
-                return file.read(8192) == os.path.join(projects_root, project.encode())
-        except OSError:
-            return False
-
-    def remember_mirror(self, project: str, path: bytes) -> None:
-        """Note where the daemon has made this project's mirror; raises as ``write``."""
-        directory = private_directory(f"{self.directory}/mirrors")
-        write_atomic(f"{directory}/{project}", path)
 
 
 def own_record(spec: TargetSpec, known: TargetRecord | None) -> TargetRecord:

@@ -18,7 +18,7 @@ are not.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 from msgspec import Meta, Struct
 
@@ -403,42 +403,7 @@ Message = (
 )
 
 CONTROL_TYPES: dict[int, type[Control]] = {
-    cls.TYPE: cls
-    for cls in (
-        Hello,
-        Error,
-        OpenProject,
-        ProjectOpened,
-        RequestRefused,
-        ListRuns,
-        RunList,
-        Locate,
-        Located,
-        RenewCertificate,
-        CertificateRenewed,
-        BeginSync,
-        SyncBegun,
-        EndSync,
-        SyncEnded,
-        CheckMirror,
-        MirrorChecked,
-        OpenTransfer,
-        TransferEnded,
-        CancelTransfer,
-        Start,
-        Attach,
-        Attached,
-        Refused,
-        Detach,
-        Exited,
-        StdinHolder,
-        Times,
-        Signal,
-        Stop,
-        CloseOutput,
-        StdinClosed,
-        Gap,
-    )
+    cls.TYPE: cls for cls in get_args(Message) if issubclass(cls, Control)
 }
 
 FROM_CLIENT = (

@@ -1,9 +1,14 @@
-"""A whole sync: the lock, the connection, the transfers, in this order.
+"""A whole sync: the lock, a look at both sides, the transfers, in this order.
 
-    sync = Sync(plan, endpoint=endpoint, state=state)
-    sync.start()     # returns at once; over an open connection rsync is running now
-    …                # what else there is to do, such as imports
+    sync = Sync(plan, state=state)
+    sync.begin_looking()         # returns at once; connecting can go on meanwhile
+    …
+    sync.to(endpoint, keeper)
     summary = sync.wait()
+
+Where the daemon's note of the mirror still holds and nothing changed here, no rsync is started;
+where little changed, only that is sent. Between the keeper's ``begin`` and ``end`` no run starts in
+the mirror, so what is left of a sync that broke is never run.
 
 Nothing here is asyncio; from a coroutine, run ``wait`` in an executor and call ``cancel`` when
 cancelled.
@@ -13,36 +18,24 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 
 import msgspec
 
-from psync.errors import Interrupted, SSHError, SyncError
+from psync.errors import Interrupted, SSHError
 from psync.sync.blame import DiskFull, FilesVanished
+from psync.sync.delivery import Delivery, Record
 from psync.sync.endpoint import Endpoint
-from psync.sync.listing import (
-    MARK_NAME,
-    Listing,
-    case_collisions,
-    check_entries,
-    is_link,
-    list_tree,
-)
+from psync.sync.keeper import Checked, Keeper, NoKeeper
+from psync.sync.known import Known, read_known, settle, write_known
+from psync.sync.listing import case_collisions
 from psync.sync.lock import Holder, ProjectLock
-from psync.sync.manifest import Changes, Manifest, levels
-from psync.sync.plan import SyncPlan, Tree
-from psync.sync.rsync import (
-    MirrorMissing,
-    Progress,
-    Summary,
-    Transfer,
-    mark_argv,
-    removal_argv,
-    rsync_argv,
-)
-from psync.sync.tools import find_rsync
-from psync.text import printable
+from psync.sync.plan import SyncPlan
+from psync.sync.rsync import MirrorMissing, Progress, Summary
+from psync.sync.selection import Selection, merged, select
+from psync.sync.source import Source
 
 LOCK_TIMEOUT = 600.0
 """Seconds to wait for another sync of the same project."""
@@ -59,13 +52,14 @@ class Sync:
 
     Args:
         plan: what to send.
-        endpoint: where the mirror is.
         state: the client's state directory, as text (``ClientPaths.state``).
-        environ: the environment of rsync and ssh.
+        endpoint: where the mirror is; ``to`` can say so later.
+        keeper: who keeps the mirror.
+        environ: the environment of git, rsync and ssh.
         command: what other syncs that wait for this one are told; the command line by default.
         lock_timeout: seconds to wait for another sync of the same project.
-        folds_case: the other side's file system takes names that differ only in case for one.
         dry: change nothing over there; ``wait`` returns what would be sent and removed.
+        source: what is known of the files here already, by earlier syncs of this process.
         on_progress: called about once a second while data flows.
         on_warning: called for each thing that was left out on purpose, at most ``WARNINGS`` times.
         on_wait: called once if another process is syncing this project, with the process.
@@ -77,117 +71,103 @@ class Sync:
         self,
         plan: SyncPlan,
         *,
-        endpoint: Endpoint,
         state: str,
+        endpoint: Endpoint | None = None,
+        keeper: Keeper | None = None,
         environ: Mapping[str, str] | None = None,
         command: str = "",
         lock_timeout: float = LOCK_TIMEOUT,
-        folds_case: bool = False,
         dry: bool = False,
+        source: Source | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         on_warning: Callable[[str], None] | None = None,
         on_wait: Callable[[Holder | None], None] | None = None,
     ) -> None:
         self.plan = plan
-        self._endpoint = endpoint
         self._state = state
         self._environ = os.environ if environ is None else environ
         self._command = command or " ".join(sys.argv)
         self._lock_timeout = lock_timeout
-        self._folds_case = folds_case
         self._dry = dry
         self._on_progress = on_progress
         self._on_warning = on_warning
         self._on_wait = on_wait
-        self._mirror = os.path.join(endpoint.projects_root, plan.project.id.encode())
+        self._source = source or Source(plan, self._environ)
+        self._source.cancelled = lambda: self._cancelled
+        self._looking: _Looking | None = None
+        self._looked = False
+        self._endpoint = endpoint
+        self._keeper: Keeper = keeper or NoKeeper()
+        self._folds_case = False
         self._lock: ProjectLock | None = None
-        self._rsync = ""
-        self._listed = False
-        self._rounds: list[list[Tree]] = []
-        self._records: list[tuple[Tree, Listing, Manifest, Changes]] = []
-        self._running: list[Transfer] = []
+        self._delivery: Delivery | None = None
         self._cancelled = False
         self._preparing = False
         self._warnings = 0
-        self._began = 0.0
+        self._began = time.monotonic()
 
     @property
     def pids(self) -> list[int]:
         """The process IDs of the transfers that are running, for diagnosis."""
-        return [transfer.pid for transfer in self._running]
+        return [] if self._delivery is None else self._delivery.pids
 
-    def start(self) -> None:
-        """Begin without blocking: check, take the lock if it is free, start rsync if it can be.
+    def to(self, endpoint: Endpoint, keeper: Keeper, *, folds_case: bool = False) -> None:
+        """Say where the mirror is, before ``wait``.
 
-        What cannot be done at once, such as waiting for the lock or logging in, ``wait`` does.
-
-        Raises:
-            ToolMissing: rsync is missing or too old, here or there.
-            SyncError: something that is to be sent does not exist.
-            ConfigError: the state directory cannot be used.
+        Args:
+            endpoint: where it is.
+            keeper: who keeps it.
+            folds_case: the file system there takes names that differ only in case for one.
         """
-        self._began = time.monotonic()
-        self._rsync = find_rsync(self._state, self._environ).path
-        self._endpoint.check()
-        check_entries(self.plan)
-        self._lock = ProjectLock(self._state, self.plan.project.id, self._command)
-        if self._lock.try_acquire():
-            try:
-                if self._endpoint.ready():
-                    self._list()
-                    if not any(changes.first for *_, changes in self._records):
-                        self._spawn()
-            except BaseException:
-                self.close()
-                raise
+        self._endpoint, self._keeper, self._folds_case = endpoint, keeper, folds_case
+
+    def begin_looking(self) -> None:
+        """Have a thread look at the files here; what it finds, or an error, is ``wait``'s."""
+        self._looking = _Looking(self._source)
 
     def wait(self) -> Summary:
-        """Finish the sync; blocks. Begins it too, if ``start`` was not called.
+        """Carry the sync out; blocks.
 
         When this raises, nothing of the sync is running any more, the lock is free, and every file
         in the mirror is the old one or the whole new one; the next sync continues from there,
-        unless the disk was full: then unfinished files are removed.
+        unless the disk was full: then unfinished files are removed. If files may have been changed
+        already, no run starts in the mirror before the next sync has succeeded.
 
         Raises:
-            MirrorMissing: the daemon has no directory for this project yet; have it made, and use
-                a new ``Sync``.
+            MirrorMissing: the daemon has no directory for this project, and nobody made one.
             ProjectBusy: another process kept syncing this project; names it.
             Interrupted: ``cancel`` was called.
             SSHError: ssh could not log in, or the connection broke (that is tried again).
+            ConnectionLost: likewise, of the connection to the daemon.
             DestinationError: the daemon host cannot take the files.
             ToolMissing: ssh or rsync is missing, here or there.
+            ConfigError: the state directory cannot be used.
             SyncError: anything else; names the files where it is about files.
         """
+        endpoint = self._endpoint
+        assert endpoint is not None, "to() says where the mirror is"
         try:
-            if self._lock is None:
-                self.start()
-            assert self._lock is not None
-            if not self._lock.held:
-                self._lock.acquire(self._lock_timeout, self._waiting, lambda: self._cancelled)
+            self._look()
+            self._lock = ProjectLock(self._state, self.plan.project.id, self._command)
+            self._lock.acquire(self._lock_timeout, self._waiting, lambda: self._cancelled)
             for _ in range(VANISHED_RETRIES):
                 try:
-                    return self._transfer()
+                    return self._sync(endpoint)
                 except FilesVanished:  # a build goes on, or an editor saves
                     if self._cancelled:
                         raise
                 except SSHError:
-                    if self._cancelled or not self._endpoint.recover():
+                    if self._cancelled or not endpoint.recover():
                         raise
                     # The shared connection had died unnoticed, for instance while the computer
                     # slept.
                 self._stop()
-                self._listed = False
-            return self._transfer()
-        except MirrorMissing:
-            for _, _, manifest, _ in self._records:
-                manifest.forget()
-            if self._dry:
-                return self._all()
-            raise
+                self._look()
+            return self._sync(endpoint)
         except DiskFull:
             # What has arrived would keep the disk full, and with it every program that writes.
             self._stop()
-            self._endpoint.discard_unfinished(self._mirror)
+            endpoint.discard_unfinished(self._mirror(endpoint))
             raise
         finally:
             self.close()
@@ -195,243 +175,143 @@ class Sync:
     def cancel(self) -> None:
         """Have ``wait`` raise ``Interrupted``; from any thread or a signal handler, at any time."""
         self._cancelled = True
-        if self._preparing:
+        self._keeper.cancel()
+        if self._preparing and self._endpoint is not None:
             self._endpoint.cancel()
-        for transfer in self._running:
-            transfer.cancel()
+        if self._delivery is not None:
+            self._delivery.cancel()
 
     def close(self) -> None:
         """Stop what is running and free the lock. ``wait`` does it; call it when that is not."""
         self._stop()
+        if self._looking is not None:
+            self._cancelled = self._cancelled or not self._looked
+            self._looking.join()
         if self._lock is not None:
             self._lock.release()
 
-    def _transfer(self) -> Summary:
-        files = bytes_sent = removed = 0
-        self._sent_names: list[bytes] = []
-        self._removed_names: list[bytes] = []
-        if not self._listed:
-            self._prepare()
-            self._list()
-        if not self._running:
-            self._prepare()
-            removed = self._clear_the_way()
-        while self._rounds or self._running:
-            if not self._running:
-                self._spawn()
-            for transfer in self._running:
-                if self._cancelled:
-                    transfer.cancel()
-                part = transfer.wait(on_progress=self._on_progress, on_warning=self._warning)
-                files += part.files
-                self._sent_names += part.sent_names
-                bytes_sent += part.bytes_sent
-            self._running = []
-        removed += self._take_away()
-        self._check_cancelled()
-        left = self._warnings - WARNINGS
-        if left > 0 and self._on_warning is not None:
-            self._on_warning(f"not sent: {left} more of the kind")
-        return Summary(
-            files,
-            bytes_sent,
-            time.monotonic() - self._began,
-            removed,
-            tuple(self._sent_names),
-            tuple(self._removed_names),
-        )
+    # -- inside -------------------------------------------------------------------------------
 
-    def _list(self) -> None:
-        """Look at what is to be sent, and divide it into transfers that may run side by side.
+    def _look(self) -> None:
+        """Look at the files here, or take what the thread that does has found."""
+        looking, self._looking = self._looking, None
+        if looking is not None:
+            looking.result()
+        else:
+            self._check_cancelled()
+            self._source.look()
+        self._looked = True
 
-        An entry that is itself a symbolic link was named on purpose, so what it points to is sent
-        under its name. That is a transfer with other options, and two transfers into one part of
-        the mirror do not run at the same time: they would share directories for unfinished files.
-        """
-        check_entries(self.plan)
-        plain: list[Tree] = []
-        followed: list[Tree] = []
-        copied: list[Tree] = []
-        self._records = []
-        for tree in self.plan.trees:
-            links = tuple(n for n in (*tree.entries, *tree.inner) if is_link(tree, n))
-            names, inner = (
-                tuple(name for name in part if name not in links)
-                for part in (tree.entries, tree.inner)
-            )
-            listing = list_tree(
-                msgspec.structs.replace(tree, entries=names, inner=inner),
-                root=self.plan.project.root,
-                exclude=self.plan.exclude,
-                environ=self._environ,
-                cancelled=lambda: self._cancelled,
-            )
-            warnings = listing.warnings
-            if self._folds_case:
-                warnings += case_collisions(listing.entries)
-            for warning in warnings:
+    def _sync(self, endpoint: Endpoint) -> Summary:
+        """Compare, and send what has to be sent."""
+        for part in self._source.parts:
+            collisions = case_collisions(part.entries) if self._folds_case else ()
+            for warning in (*self._source.warnings(part), *collisions):
                 self._warning(warning)
-            self._compare(tree, listing)
-            entries = listing.entries
-            if self.plan.strip:
-                from psync.sync.strip import StripCache, take_copy
-
-                cache = StripCache(self._state, self._environ, cancelled=lambda: self._cancelled)
-                entries, copies = take_copy(self.plan, tree, entries, cache, self._warning)
-                copied += copies
-            if entries:
-                plain.append(Tree(tree.base, entries, tree.destination))
-            if links:
-                followed.append(Tree(tree.base, links, tree.destination, follow=True))
-        self._rounds = [trees for trees in (plain, followed, copied) if trees]
-        self._listed = True
-
-    def _all(self) -> Summary:
-        """What a first sync would send."""
-        names = [
-            os.path.join(tree.destination, name)
-            for tree, listing, *_ in self._records
-            for name in listing.entries
-        ]
-        return Summary(len(names), 0, time.monotonic() - self._began, sent_names=tuple(names))
-
-    def _compare(self, tree: Tree, listing: Listing) -> None:
-        """Find out what is to be removed from a part of the mirror, and note what it will hold."""
-        place = os.fsencode(self._endpoint.destination) + b"\0" + self._mirror
-        manifest = Manifest(self._state, place, tree.destination)
-        inode = os.stat(self.plan.project.root).st_ino
-        changes = manifest.compare(tree, listing, inode)
-        for count, reason in changes.kept:
-            self._warning(
-                f"{reason}, so {count} file{'' if count == 1 else 's'} gone here "
-                "stay there; remove them there if nobody needs them"
-            )
-        try:
-            if not self._dry:
-                manifest.expect(tree, listing, changes, inode)
-        except OSError as error:
-            raise SyncError(
-                f"what is sent cannot be noted in {printable(self._state)}: {error.strerror}",
-                hint="free some space on this machine",
-            ) from error
-        self._records.append((tree, listing, manifest, changes))
-
-    def _clear_the_way(self) -> int:
-        """Remove what stands where something of another kind is to be put; return a count."""
-        removed = 0
-        for tree, _, manifest, changes in self._records:
-            part = tree.destination
-            if changes.first and self._is_known(part, manifest):
-                removed += self._remove(part, manifest, changes.first)
-        return removed
-
-    def _take_away(self) -> int:
-        """Remove what is gone here and have the mirror marked; return how much it was."""
-        removed = 0
-        for tree, _, manifest, changes in self._records:
-            part = tree.destination
-            if changes.then and self._is_known(part, manifest):
-                removed += self._remove(part, manifest, changes.then)
-            if not manifest.header.placed and not self._dry:
-                self._mark(part, manifest, dry=False)
-                manifest.placed()
-        return removed
-
-    def _is_known(self, part: bytes, manifest: Manifest) -> bool:
-        """Whether the mirror is the one that earlier syncs wrote to; else nothing is removed."""
-        if manifest.header.placed and self._mark(part, manifest, dry=True).files == 0:
-            return True
-        if self._dry:
-            return False
-        # What is listed now stays known, so that it can be removed when it is gone.
-        manifest.unplaced()
-        self._warning("the mirror is not the one of the last sync; nothing is removed there")
-        return False
-
-    def _mark(self, part: bytes, manifest: Manifest, *, dry: bool) -> Summary:
-        mark = os.path.join(manifest.skeleton, MARK_NAME)
-        argv, feed = mark_argv(
-            mark,
-            part,
-            rsync=self._rsync,
-            mirror=self._mirror,
-            remote=self._endpoint.remote(),
-            dry=dry,
-        )
-        return self._do(argv, feed)
-
-    def _remove(self, part: bytes, manifest: Manifest, names: tuple[bytes, ...]) -> int:
-        removed = 0
-        for round_ in levels(names):
-            with manifest.way_to(round_) as skeleton:
-                argv, feed = removal_argv(
-                    round_,
-                    skeleton,
-                    part,
-                    rsync=self._rsync,
-                    mirror=self._mirror,
-                    remote=self._endpoint.remote(),
-                    dry=self._dry,
-                )
-                done = self._do(argv, feed, removal=True)
-                removed += done.removed
-                self._removed_names += [part + b"/" + name for name in done.removed_names]
-        if not self._dry:
-            manifest.removed(names)
-        return removed
-
-    def _do(self, argv: list[str | bytes], feed: bytes, *, removal: bool = False) -> Summary:
-        """Run one more rsync to its end."""
-        self._check_cancelled()
-        transfer = self._start(argv, feed, removal=removal)
-        self._running = [transfer]
-        try:
-            return transfer.wait(on_warning=self._warning)
-        finally:
-            self._running = []
-
-    def _start(
-        self, argv: list[str | bytes], feed: bytes, *, removal: bool = False, part: bytes = b""
-    ) -> Transfer:
-        return Transfer(
-            argv,
-            feed,
-            mirror=self._mirror,
-            host=self._endpoint.host,
+        delivery = self._delivery = Delivery(
+            self.plan,
+            endpoint,
+            self._mirror(endpoint),
+            state=self._state,
             environ=self._environ,
-            destination=self._endpoint.destination,
-            removal=removal,
-            part=part,
+            dry=self._dry,
+            on_progress=self._on_progress,
+            on_warning=self._warning,
         )
+        records = [delivery.record(part, self._source.listing(part)) for part in self._source.parts]
+        known, checked = self._known(endpoint)
+        selection = select(self._source.parts, known, checked, checksum=self.plan.checksum)
+        placed = all(record.manifest.header.placed for record in records)
+        if selection.partial and not placed:
+            selection = select(self._source.parts, Known(), Checked())
+        if selection.partial and selection.empty and not any(r.changes.any for r in records):
+            return self._summary(delivery, skipped=True)
+        try:
+            self._deliver(delivery, endpoint, selection, records, known)
+        except MirrorMissing:
+            for record in records:
+                record.manifest.forget()
+            if self._dry:
+                return self._all()
+            raise
+        return self._summary(delivery)
 
-    def _prepare(self) -> None:
+    def _known(self, endpoint: Endpoint) -> tuple[Known, Checked]:
+        """Return what is known of both sides since the last whole sync."""
+        known = read_known(self._state, self._place(endpoint))
+        if known is None or known.settings != self._settings:
+            return Known(settings=self._settings), Checked()
+        self._check_cancelled()
+        return known, self._keeper.check(known.seal) if known.seal else Checked()
+
+    def _deliver(
+        self,
+        delivery: Delivery,
+        endpoint: Endpoint,
+        selection: Selection,
+        records: list[Record],
+        known: Known,
+    ) -> None:
+        self._prepare(delivery, endpoint)
+        if not self._dry:
+            self._keeper.begin()
+            for record in records:
+                delivery.expect(record)
+        removed = delivery.carry_out(selection, records)
+        self._check_cancelled()
+        if self._dry:
+            return
+        names = (*selection.names, *removed) if selection.partial else None
+        seal = self._keeper.end(known.seal, names)
+        now = {
+            part.tree.destination: settle(part.stats, self._source.looked_at)
+            for part in self._source.parts
+        }
+        parts = merged(known, now, removed) if selection.partial else now
+        write_known(self._state, self._place(endpoint), Known(seal, self._settings, parts))
+
+    def _prepare(self, delivery: Delivery, endpoint: Endpoint) -> None:
+        self._check_cancelled()
+        delivery.check()
         self._preparing = True
         try:
-            self._check_cancelled()
-            self._endpoint.prepare()
+            endpoint.prepare()
         finally:
             self._preparing = False
         self._check_cancelled()
 
-    def _spawn(self) -> None:
-        """Start the transfers of the next round, one per part of the mirror, side by side."""
-        for tree in self._rounds.pop(0) if self._rounds else ():
-            argv, feed = rsync_argv(
-                tree,
-                rsync=self._rsync,
-                mirror=self._mirror,
-                remote=self._endpoint.remote(),
-                dry=self._dry,
-            )
-            self._running.append(self._start(argv, feed, part=tree.destination))
+    def _summary(self, delivery: Delivery, *, skipped: bool = False) -> Summary:
+        left = self._warnings - WARNINGS
+        if left > 0 and self._on_warning is not None:
+            self._on_warning(f"not sent: {left} more of the kind")
+        done = delivery.summary
+        return msgspec.structs.replace(
+            done, seconds=time.monotonic() - self._began, skipped=skipped
+        )
+
+    def _all(self) -> Summary:
+        """What a first sync would send."""
+        names = [
+            os.path.join(part.tree.destination, name)
+            for part in self._source.parts
+            for name in part.entries
+        ]
+        return Summary(len(names), 0, time.monotonic() - self._began, sent_names=tuple(names))
+
+    @property
+    def _settings(self) -> str:
+        return "strip" if self.plan.strip else ""
+
+    def _mirror(self, endpoint: Endpoint) -> bytes:
+        return os.path.join(endpoint.projects_root, self.plan.project.id.encode())
+
+    def _place(self, endpoint: Endpoint) -> bytes:
+        return os.fsencode(endpoint.destination) + b"\0" + self._mirror(endpoint)
 
     def _stop(self) -> None:
         """Stop and reap what is running; what it still says is of no interest."""
-        running, self._running = self._running, []
-        for transfer in running:
-            transfer.cancel()
-        for transfer in running:
-            transfer.reap()
+        if self._delivery is not None:
+            self._delivery.stop()
 
     def _check_cancelled(self) -> None:
         if self._cancelled:
@@ -445,3 +325,27 @@ class Sync:
         self._warnings += 1
         if self._warnings <= WARNINGS and self._on_warning is not None:
             self._on_warning(text)
+
+
+class _Looking:
+    """A look at the files here, in a thread of its own."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="look at the files", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._source.look()
+        except BaseException as error:
+            self._error = error
+
+    def join(self) -> None:
+        self._thread.join()
+
+    def result(self) -> None:
+        self._thread.join()
+        if self._error is not None:
+            raise self._error

@@ -32,6 +32,12 @@ RESERVED = frozenset((*VCS, PARTIAL_NAME, MARK_NAME))
 """Names that are never sent, wherever they stand."""
 
 
+Stat = tuple[int, ...]
+"""What a path was like when it was listed: mode, size, time of modification and of change in
+nanoseconds, inode; of a directory only the mode, since what is in it changes the rest. Empty where
+it was not there any more."""
+
+
 class Listing(msgspec.Struct, frozen=True):
     """What a tree holds.
 
@@ -42,6 +48,7 @@ class Listing(msgspec.Struct, frozen=True):
         scope: the directories that were listed, relative to the base.
         mounts: those of ``directories`` and ``scope`` at which a file system is mounted.
         warnings: what is to be told, for people.
+        stats: what each of ``entries`` and ``directories`` is like.
     """
 
     entries: tuple[bytes, ...] = ()
@@ -49,6 +56,28 @@ class Listing(msgspec.Struct, frozen=True):
     scope: tuple[bytes, ...] = ()
     mounts: tuple[bytes, ...] = ()
     warnings: tuple[str, ...] = ()
+    stats: Mapping[bytes, Stat] = {}
+
+
+def stat_of(status: os.stat_result) -> Stat:
+    """Return what is noted of a path."""
+    if stat.S_ISDIR(status.st_mode):
+        return (status.st_mode,)
+    return (
+        status.st_mode,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+        status.st_ino,
+    )
+
+
+def look_at(path: bytes) -> Stat:
+    """Return what a path is like, of a link what the link itself is like."""
+    try:
+        return stat_of(os.lstat(path))
+    except OSError:
+        return ()  # rsync has the words for what is wrong
 
 
 def list_tree(
@@ -72,30 +101,35 @@ def list_tree(
         SyncError: a directory cannot be read.
         Interrupted: ``cancelled`` said so.
     """
-    files: set[bytes] = set()
+    files: dict[bytes, Stat] = {}
     named: list[bytes] = []
     for entry in (*tree.entries, *tree.inner):
-        if _is_directory(os.path.join(tree.base, entry)):
+        found = look_at(os.path.join(tree.base, entry))
+        if found and stat.S_ISDIR(found[0]):
             named.append(entry)
         else:
-            files.add(entry)
+            files[entry] = found
+    empty = {name: look_at(os.path.join(tree.base, name)) for name in tree.empty}
     if not named:
-        return Listing(entries=tuple(sorted(files.union(tree.empty))))
+        return Listing(entries=tuple(sorted({*files, *empty})), stats={**files, **empty})
     rules = Rules(root, exclude, environ)
     walk = _Walk(tree.base, rules, cancelled)
-    walk.files |= files
+    walk.files.update(files)
+    walk.stats.update({**files, **empty})
     rules.prepare([_absolute(tree.base, entry) for entry in named])
     for entry in named:
         walk.walk(entry)
     walk.leaves.update(tree.empty)
     walk.leaves.discard(b".")  # for rsync that means all it holds
     entries = walk.files | walk.leaves
+    directories = walk.directories - {b"."}
     return Listing(
         entries=tuple(sorted(entries)),
-        directories=tuple(sorted(walk.directories - {b"."})),
+        directories=tuple(sorted(directories)),
         scope=tuple(named),
         mounts=tuple(sorted(walk.mounts)),
         warnings=tuple(walk.warnings),
+        stats={name: walk.stats[name] for name in entries | directories},
     )
 
 
@@ -148,6 +182,7 @@ class _Walk:
         self.directories: set[bytes] = set()
         self.mounts: set[bytes] = set()
         self.warnings: list[str] = []
+        self.stats: dict[bytes, Stat] = {}
         self._base = base
         self._rules = rules
         self._cancelled = cancelled
@@ -157,6 +192,7 @@ class _Walk:
         path = _absolute(self._base, name)
         scope = self._rules.scope(path)
         status = os.stat(path)
+        self.stats[name] = stat_of(status)
         if status.st_dev != os.stat(os.path.dirname(path)).st_dev:
             self.mounts.add(name)
         before = len(self.files)
@@ -195,6 +231,10 @@ class _Walk:
             inner = prefix + key
             if not entry.is_dir(follow_symlinks=False):
                 if not self._rules.leaves_out(scope, entry.path):
+                    status = _status(entry)
+                    if status is None:
+                        continue
+                    self.stats[inner] = stat_of(status)
                     self.files.add(inner)
                     some = True
                     if scope.dropped:
@@ -204,15 +244,13 @@ class _Walk:
             if then is None:
                 continue
             some = some or not then.dropped
-            try:
-                its = entry.stat(follow_symlinks=False).st_dev
-            except FileNotFoundError:
-                continue  # it went away meanwhile
-            except OSError as error:
-                raise _unreadable(entry.path, os.strerror(error.errno or 0)) from error
-            if its != device:
+            status = _status(entry)
+            if status is None:
+                continue
+            self.stats[inner] = stat_of(status)
+            if status.st_dev != device:
                 self.mounts.add(inner)
-            below.append((entry.path, inner, then, its, top))
+            below.append((entry.path, inner, then, status.st_dev, top))
         if not some and not scope.dropped:
             self.leaves.add(name)
         return below
@@ -223,15 +261,18 @@ class _Walk:
             name = os.path.dirname(name)
 
 
+def _status(entry: os.DirEntry[bytes]) -> os.stat_result | None:
+    """Return what something in a directory is like, None where it went away meanwhile."""
+    try:
+        return entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unreadable(entry.path, os.strerror(error.errno or 0)) from error
+
+
 def _absolute(base: bytes, name: bytes) -> bytes:
     return os.path.normpath(os.path.join(base, name))
-
-
-def _is_directory(path: bytes) -> bool:
-    try:
-        return stat.S_ISDIR(os.lstat(path).st_mode)
-    except OSError:
-        return False  # rsync has the words for what is wrong
 
 
 def _unreadable(path: bytes, reason: str) -> SyncError:

@@ -31,6 +31,7 @@ class Tree(msgspec.Struct, frozen=True):
         follow: copy what symbolic links point to, not the links.
         inner: what was named although it lies inside one of ``entries``, so that it is sent even
             if the rest of its directory is left out; sorted.
+        checksum: compare files by content.
     """
 
     base: bytes
@@ -39,6 +40,7 @@ class Tree(msgspec.Struct, frozen=True):
     empty: tuple[bytes, ...] = ()
     follow: bool = False
     inner: tuple[bytes, ...] = ()
+    checksum: bool = False
 
 
 class SyncPlan(msgspec.Struct, frozen=True):
@@ -52,6 +54,7 @@ class SyncPlan(msgspec.Struct, frozen=True):
         exclude: patterns, as in ``.gitignore``, of what is left out of directories; relative to
             the project's root.
         strip: send a copy of the program without what only debuggers need.
+        checksum: compare all files by content, whatever their size and time say.
     """
 
     project: Project
@@ -60,6 +63,7 @@ class SyncPlan(msgspec.Struct, frozen=True):
     cwd: bytes
     exclude: tuple[bytes, ...] = ()
     strip: bool = False
+    checksum: bool = False
 
 
 def mirror_path(project_root: bytes, path: bytes) -> bytes:

@@ -89,6 +89,7 @@ class Summary(msgspec.Struct, frozen=True):
         removed: files and directories that were removed.
         sent_names: of a dry run, what would be sent, as paths in the mirror.
         removed_names: likewise what would be removed.
+        skipped: both sides were known to be unchanged; no rsync was started.
     """
 
     files: int
@@ -97,6 +98,7 @@ class Summary(msgspec.Struct, frozen=True):
     removed: int = 0
     sent_names: tuple[bytes, ...] = ()
     removed_names: tuple[bytes, ...] = ()
+    skipped: bool = False
 
 
 def rsync_argv(
@@ -114,6 +116,7 @@ def rsync_argv(
     argv: list[str | bytes] = [rsync, *_OPTIONS, *(_DRY if dry else [])]
     # Only what a link points to is looked into by rsync itself; everything else is listed.
     argv += ["-r", "--copy-links"] if tree.follow else ["--dirs", "--links", "--safe-links"]
+    argv += ["--checksum"] if tree.checksum else []
     argv += [b"--exclude=" + name for name in VCS]
     # "./" keeps a name that begins with "-", "#" or ";" from meaning anything.
     entries = [b"." if name == b"." else b"./" + name for name in (*tree.entries, *tree.empty)]
@@ -189,6 +192,7 @@ class Transfer:
         host: the other side's name, None where it is this machine.
         environ: the environment to start from.
         destination: what ssh calls the other side, where that is not the same.
+        remote: how rsync reaches the other side, None where it is this machine.
         removal: it removes files and sends none.
         part: of the mirror; what the names of a summary begin with.
 
@@ -205,6 +209,7 @@ class Transfer:
         host: str | None,
         environ: Mapping[str, str],
         destination: str = "",
+        remote: Remote | None = None,
         removal: bool = False,
         part: bytes = b"",
     ) -> None:

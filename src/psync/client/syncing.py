@@ -1,0 +1,79 @@
+"""What stands between a target and the engine of a sync. No asyncio.
+
+A sync looks at the files here while this process still imports what the connection needs; where the
+mirror is, it is told once there is a connection.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import msgspec
+
+from psync.client.hosts import shared_connection
+from psync.client.targets import TargetSpec
+from psync.model import HostFacts
+from psync.paths import ClientPaths
+from psync.sync.endpoint import Endpoint, LocalEndpoint, SSHEndpoint
+from psync.sync.engine import Sync
+from psync.sync.lock import Holder
+from psync.sync.plan import SyncPlan
+from psync.sync.rsync import Progress
+from psync.sync.source import Source
+from psync.text import printable
+
+
+class SyncReports(msgspec.Struct, frozen=True):
+    """Who is told what while a sync goes on; called from the thread that waits for it.
+
+    Attributes:
+        progress: about once a second while data flows.
+        warning: for each thing that is left out.
+        waiting: once, if another process is syncing the same project.
+    """
+
+    progress: Callable[[Progress], None] | None = None
+    warning: Callable[[str], None] | None = None
+    waiting: Callable[[Holder | None], None] | None = None
+
+
+def endpoint_of(spec: TargetSpec, paths: ClientPaths, facts: HostFacts) -> Endpoint:
+    """Return where a target's mirrors are."""
+    if spec.local:
+        return LocalEndpoint(facts.projects_root)
+    return SSHEndpoint(
+        shared_connection(spec, paths),
+        projects_root=facts.projects_root,
+        rsync=facts.rsync,
+        host=spec.name,
+    )
+
+
+def new_sync(
+    plan: SyncPlan,
+    paths: ClientPaths,
+    reports: SyncReports,
+    *,
+    dry: bool = False,
+    source: Source | None = None,
+) -> Sync:
+    """Return a sync that is told later where the mirror is.
+
+    Args:
+        plan: what to send.
+        paths: the client's directories.
+        reports: who is told how it goes.
+        dry: only find out what it would do.
+        source: what earlier syncs of this process know of the files.
+    """
+    return Sync(
+        plan,
+        state=paths.state,
+        dry=dry,
+        source=source,
+        command=printable(" ".join(sys.argv)),
+        on_progress=reports.progress,
+        on_warning=reports.warning,
+        on_wait=reports.waiting,
+    )

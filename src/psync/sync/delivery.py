@@ -1,0 +1,306 @@
+"""The transfers of one sync: what is in the way, what is sent, what is gone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+
+import msgspec
+
+from psync.errors import Interrupted, SyncError
+from psync.sync.endpoint import Endpoint
+from psync.sync.listing import MARK_NAME, Listing
+from psync.sync.manifest import Changes, Manifest, levels
+from psync.sync.plan import SyncPlan, Tree
+from psync.sync.rsync import (
+    Progress,
+    Remote,
+    Summary,
+    Transfer,
+    mark_argv,
+    removal_argv,
+    rsync_argv,
+)
+from psync.sync.selection import Part, Selection
+from psync.sync.tools import find_rsync
+from psync.text import printable
+
+
+class Record(msgspec.Struct, frozen=True):
+    """What is known of one part of the mirror, and what has to be removed from it.
+
+    Attributes:
+        tree: what goes there.
+        listing: what it holds.
+        manifest: what earlier syncs have brought there.
+        changes: what of that is gone here.
+    """
+
+    tree: Tree
+    listing: Listing
+    manifest: Manifest
+    changes: Changes
+
+
+class Delivery:
+    """Carries out one selection; used once.
+
+    Args:
+        plan: what is sent.
+        endpoint: where to; prepared before ``carry_out``.
+        mirror: absolute path of the project's directory there.
+        state: the client's state directory.
+        environ: the environment of rsync and ssh.
+        dry: only find out.
+        on_progress: called about once a second while data flows.
+        on_warning: called for each thing that is left out.
+    """
+
+    def __init__(
+        self,
+        plan: SyncPlan,
+        endpoint: Endpoint,
+        mirror: bytes,
+        *,
+        state: str,
+        environ: Mapping[str, str],
+        dry: bool,
+        on_progress: Callable[[Progress], None] | None,
+        on_warning: Callable[[str], None],
+    ) -> None:
+        self._plan = plan
+        self._endpoint = endpoint
+        self._mirror = mirror
+        self._state = state
+        self._environ = environ
+        self._dry = dry
+        self._on_progress = on_progress
+        self._warning = on_warning
+        self._trusted = False
+        self._running: list[Transfer] = []
+        self._cancelled = False
+        self._files = self._bytes = self._removed = 0
+        self._sent_names: list[bytes] = []
+        self._removed_names: list[bytes] = []
+        self._inode = os.stat(plan.project.root).st_ino
+
+    @property
+    def pids(self) -> list[int]:
+        """The process IDs of the transfers that are running."""
+        return [transfer.pid for transfer in self._running]
+
+    @property
+    def summary(self) -> Summary:
+        """What was done so far."""
+        return Summary(
+            self._files,
+            self._bytes,
+            0.0,
+            self._removed,
+            tuple(self._sent_names),
+            tuple(self._removed_names),
+        )
+
+    def record(self, part: Part, listing: Listing) -> Record:
+        """Find out what is to be removed from a part of the mirror."""
+        place = os.fsencode(self._endpoint.destination) + b"\0" + self._mirror
+        manifest = Manifest(self._state, place, part.tree.destination)
+        changes = manifest.compare(part.tree, listing, self._inode)
+        for count, reason in changes.kept:
+            self._warning(
+                f"{reason}, so {count} file{'' if count == 1 else 's'} gone here "
+                "stay there; remove them there if nobody needs them"
+            )
+        return Record(part.tree, listing, manifest, changes)
+
+    def expect(self, record: Record) -> None:
+        """Write down what is about to be brought.
+
+        Raises:
+            SyncError: it cannot be written.
+        """
+        try:
+            record.manifest.expect(record.tree, record.listing, record.changes, self._inode)
+        except OSError as error:
+            raise SyncError(
+                f"what is sent cannot be noted in {printable(self._state)}: {error.strerror}",
+                hint="free some space on this machine",
+            ) from error
+
+    def check(self) -> None:
+        """Make sure that there is an rsync on both sides.
+
+        Raises:
+            ToolMissing: there is none, or none that fits.
+        """
+        self._endpoint.check()
+        assert self._rsync
+
+    def carry_out(self, selection: Selection, records: Sequence[Record]) -> tuple[bytes, ...]:
+        """Send, remove, and mark the mirror; returns the paths in the mirror that were removed.
+
+        Raises:
+            PsyncError: as ``Sync.wait``. Transfers may still be running: see ``stop``.
+        """
+        self._trusted = selection.partial
+        for record in records:
+            self._remove(record, record.changes.first)
+        # Two transfers into one part of the mirror do not run at the same time: they would share
+        # directories for unfinished files.
+        copies: list[Tree] = []
+        for trees in (selection.plain, selection.checked, selection.followed):
+            self._send([self._with_copies(tree, copies) for tree in trees])
+        self._send(copies)
+        for record in records:
+            self._remove(record, record.changes.then)
+            manifest = record.manifest
+            if not manifest.header.placed and not self._dry:
+                self._mark(record.tree.destination, manifest, dry=False)
+                manifest.placed()
+        return tuple(
+            record.tree.destination + b"/" + name
+            for record in records
+            for name in (*record.changes.first, *record.changes.then)
+        )
+
+    def cancel(self) -> None:
+        """Have ``carry_out`` raise ``Interrupted``; from any thread or a signal handler."""
+        self._cancelled = True
+        for transfer in self._running:
+            transfer.cancel()
+
+    def stop(self) -> None:
+        """Stop and reap what is running; what it still says is of no interest."""
+        running, self._running = self._running, []
+        for transfer in running:
+            transfer.cancel()
+        for transfer in running:
+            transfer.reap()
+
+    # -- sending ------------------------------------------------------------------------------
+
+    def _with_copies(self, tree: Tree, copies: list[Tree]) -> Tree:
+        """Take out of a tree what is sent from elsewhere: a stripped copy of the program."""
+        if not self._plan.strip:
+            return tree
+        from psync.sync.strip import StripCache, take_copy
+
+        cache = StripCache(self._state, self._environ, cancelled=lambda: self._cancelled)
+        entries, found = take_copy(self._plan, tree, tree.entries, cache, self._warning)
+        copies += [msgspec.structs.replace(copy, checksum=tree.checksum) for copy in found]
+        return msgspec.structs.replace(tree, entries=entries)
+
+    def _send(self, trees: Sequence[Tree]) -> None:
+        """Send trees, one per part of the mirror, side by side."""
+        for tree in trees:
+            if not tree.entries:
+                continue
+            self._check_cancelled()
+            remote = self._endpoint.remote()
+            argv, feed = rsync_argv(
+                tree, rsync=self._rsync, mirror=self._mirror, remote=remote, dry=self._dry
+            )
+            self._running.append(self._start(argv, feed, remote, part=tree.destination))
+        for transfer in self._running:
+            if self._cancelled:
+                transfer.cancel()
+            done = transfer.wait(on_progress=self._on_progress, on_warning=self._warning)
+            self._files += done.files
+            self._bytes += done.bytes_sent
+            self._sent_names += done.sent_names
+        self._running = []
+
+    # -- removing -----------------------------------------------------------------------------
+
+    def _remove(self, record: Record, names: tuple[bytes, ...]) -> None:
+        """Remove what stands in the way, or is gone here."""
+        part, manifest = record.tree.destination, record.manifest
+        if not names or not self._is_known(part, manifest):
+            return
+        for round_ in levels(names):
+            with manifest.way_to(round_) as skeleton:
+                remote = self._endpoint.remote()
+                argv, feed = removal_argv(
+                    round_,
+                    skeleton,
+                    part,
+                    rsync=self._rsync,
+                    mirror=self._mirror,
+                    remote=remote,
+                    dry=self._dry,
+                )
+                done = self._do(argv, feed, remote, removal=True)
+            self._removed += done.removed
+            self._removed_names += [part + b"/" + name for name in done.removed_names]
+        if not self._dry:
+            manifest.removed(names)
+
+    def _is_known(self, part: bytes, manifest: Manifest) -> bool:
+        """Whether the mirror is the one that earlier syncs wrote to; else nothing is removed."""
+        if self._trusted:
+            return True
+        if manifest.header.placed and self._mark(part, manifest, dry=True).files == 0:
+            return True
+        if self._dry:
+            return False
+        # What is listed now stays known, so that it can be removed when it is gone.
+        manifest.unplaced()
+        self._warning("the mirror is not the one of the last sync; nothing is removed there")
+        return False
+
+    def _mark(self, part: bytes, manifest: Manifest, *, dry: bool) -> Summary:
+        mark = os.path.join(manifest.skeleton, MARK_NAME)
+        remote = self._endpoint.remote()
+        argv, feed = mark_argv(
+            mark, part, rsync=self._rsync, mirror=self._mirror, remote=remote, dry=dry
+        )
+        return self._do(argv, feed, remote)
+
+    # -- rsync --------------------------------------------------------------------------------
+
+    @cached_property
+    def _rsync(self) -> str:
+        return find_rsync(self._state, self._environ).path
+
+    def _do(
+        self,
+        argv: list[str | bytes],
+        feed: bytes,
+        remote: Remote | None,
+        *,
+        removal: bool = False,
+    ) -> Summary:
+        """Run one rsync to its end."""
+        self._check_cancelled()
+        transfer = self._start(argv, feed, remote, removal=removal)
+        self._running = [transfer]
+        try:
+            return transfer.wait(on_warning=self._warning)
+        finally:
+            self._running = []
+
+    def _start(
+        self,
+        argv: list[str | bytes],
+        feed: bytes,
+        remote: Remote | None,
+        *,
+        removal: bool = False,
+        part: bytes = b"",
+    ) -> Transfer:
+        return Transfer(
+            argv,
+            feed,
+            mirror=self._mirror,
+            host=self._endpoint.host,
+            environ=self._environ,
+            destination=self._endpoint.destination,
+            remote=remote,
+            removal=removal,
+            part=part,
+        )
+
+    def _check_cancelled(self) -> None:
+        if self._cancelled:
+            raise Interrupted("interrupted while syncing; nothing was started")

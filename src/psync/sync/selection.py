@@ -1,0 +1,150 @@
+"""What of the source has to be sent, given what is known of both sides. No I/O.
+
+    nothing known of the mirror    all of it; rsync finds out what is there already
+    the mirror's note holds        what is not what it was, here or there
+    much of the mirror differs     all of it, compared by content: nobody knows what happened there
+
+What is the same by size and time of modification, and is not by something else, is compared by
+content as well: rsync itself would take it for the same.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from psync.sync.keeper import Checked
+from psync.sync.known import Known, Parts, differing, doubtful
+from psync.sync.listing import Stat
+from psync.sync.plan import Tree
+
+
+class Part(msgspec.Struct, frozen=True):
+    """What goes to one part of the mirror.
+
+    Attributes:
+        tree: where it lies.
+        entries: what is listed of it when all of it is sent.
+        links: of what was named, the links that are followed.
+        stats: what every path is like, links and directories too.
+    """
+
+    tree: Tree
+    entries: tuple[bytes, ...]
+    links: tuple[bytes, ...]
+    stats: Mapping[bytes, Stat]
+
+
+class Selection(msgspec.Struct, frozen=True):
+    """What is to be sent.
+
+    Attributes:
+        plain: trees of which rsync decides by size and time.
+        checked: trees that it compares by content.
+        followed: links whose targets are sent.
+        partial: it is only what changed, and the rest is known to be there.
+        names: all of it as paths in the mirror, where ``partial``.
+        size: bytes of its files; what links lead to is not counted.
+    """
+
+    plain: tuple[Tree, ...] = ()
+    checked: tuple[Tree, ...] = ()
+    followed: tuple[Tree, ...] = ()
+    partial: bool = False
+    names: tuple[bytes, ...] = ()
+    size: int = 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to send."""
+        return not (self.plain or self.checked or self.followed)
+
+
+def select(
+    parts: Iterable[Part], known: Known, checked: Checked, *, checksum: bool = False
+) -> Selection:
+    """Decide what to send.
+
+    Args:
+        parts: what there is.
+        known: what was known when the last whole sync ended.
+        checked: what the daemon says of the mirror since.
+        checksum: compare everything by content.
+    """
+    partial = checked.known and not checked.many and not checksum
+    there = _by_part(checked.changed)
+    plain: list[Tree] = []
+    by_content: list[Tree] = []
+    followed: list[Tree] = []
+    names: list[bytes] = []
+    size = 0
+    for part in parts:
+        tree, stats = part.tree, part.stats
+        before = known.parts.get(tree.destination, {})
+        changed = differing(stats, before)
+        doubts = {name for name in changed if doubtful(name, stats, before)}
+        links = set(part.links)
+        if partial:
+            touched = {name for name in there.get(tree.destination, ()) if name in stats}
+            doubts |= touched
+            wanted = changed | touched
+            names += [tree.destination + b"/" + name for name in wanted]
+        else:
+            wanted = {*part.entries, *links}
+            doubts = wanted if checksum or checked.many else doubts.intersection(wanted)
+        size += sum(_size(stats.get(name, ())) for name in wanted)
+        _add(plain, tree, wanted - doubts - links)
+        _add(by_content, tree, (wanted & doubts) - links, checksum=True)
+        _add(followed, tree, wanted & links, follow=True)
+    return Selection(
+        plain=tuple(plain),
+        checked=tuple(by_content),
+        followed=tuple(followed),
+        partial=partial,
+        names=tuple(names),
+        size=size,
+    )
+
+
+def merged(known: Known, now: Parts, gone: Iterable[bytes]) -> Parts:
+    """Return what is known after a partial sync: other commands may have sent other files.
+
+    Args:
+        known: what was known before.
+        now: what is known of what this sync looked at.
+        gone: paths in the mirror that it removed.
+    """
+    parts = {part: {**stats, **now.get(part, {})} for part, stats in known.parts.items()}
+    for part, stats in now.items():
+        parts.setdefault(part, stats)
+    for name in gone:
+        part, _, rest = name.partition(b"/")
+        parts.get(part, {}).pop(rest.rstrip(b"/"), None)
+    return parts
+
+
+def _add(
+    trees: list[Tree],
+    tree: Tree,
+    names: set[bytes],
+    *,
+    checksum: bool = False,
+    follow: bool = False,
+) -> None:
+    if names:
+        entries = tuple(sorted(names))
+        trees.append(Tree(tree.base, entries, tree.destination, follow=follow, checksum=checksum))
+
+
+def _size(one: Stat) -> int:
+    return one[1] if len(one) == 5 and stat.S_ISREG(one[0]) else 0
+
+
+def _by_part(names: Iterable[bytes]) -> dict[bytes, set[bytes]]:
+    found: dict[bytes, set[bytes]] = {}
+    for name in names:
+        part, _, rest = name.partition(b"/")
+        found.setdefault(part, set()).add(rest)
+    return found
