@@ -7,7 +7,7 @@ mirror is, it is told once there is a connection.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import msgspec
 
@@ -57,6 +57,7 @@ def new_sync(
     *,
     dry: bool = False,
     source: Source | None = None,
+    changed: Collection[bytes] | None = None,
 ) -> Sync:
     """Return a sync that is told later where the mirror is.
 
@@ -66,12 +67,14 @@ def new_sync(
         reports: who is told how it goes.
         dry: only find out what it would do.
         source: what earlier syncs of this process know of the files.
+        changed: what may have changed since, as absolute paths; None looks at everything.
     """
     return Sync(
         plan,
         state=paths.state,
         dry=dry,
         source=source,
+        changed=changed,
         command=printable(" ".join(sys.argv)),
         on_progress=reports.progress,
         on_warning=reports.warning,

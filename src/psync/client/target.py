@@ -13,6 +13,7 @@ from psync.client.keeper import MirrorKeeper, open_project
 from psync.client.lifeline import Lifeline
 from psync.client.place import find_place
 from psync.client.run import Existing, RemoteRun
+from psync.client.syncer import Syncer
 from psync.client.syncing import SyncReports, endpoint_of, new_sync
 from psync.client.targets import TargetSpec
 from psync.client.threads import in_thread
@@ -344,21 +345,34 @@ class Target:
             sync = new_sync(plan, self._paths, reports or SyncReports(), dry=dry)
             sync.begin_looking()
         try:
-            await self.open()
-            check_program(plan, self.facts)
-            sync.to(
-                endpoint_of(self._spec, self._paths, self.facts),
-                MirrorKeeper(self._lifeline, plan.project),
-                folds_case=self.facts.system == "Darwin",
-            )
+            await self._aim(sync)
             return await in_thread(sync.wait, sync.cancel)
         finally:
             sync.close()
+
+    def syncer(self, plan: SyncPlan, reports: SyncReports | None = None) -> Syncer:
+        """Return what carries a plan out again and again, looking only at what changed.
+
+        Args:
+            plan: what to send.
+            reports: who is told how it goes.
+        """
+        return Syncer(plan, self._paths, reports or SyncReports(), self._aim)
 
     async def make_mirror(self, project: Project) -> None:
         """Have the daemon make the project's mirror, with nothing in it yet, unless it is there."""
         await self.open()
         await open_project(self._lifeline, project)
+
+    async def _aim(self, sync: Sync) -> None:
+        """Connect, and tell a sync where its mirror is."""
+        await self.open()
+        check_program(sync.plan, self.facts)
+        sync.to(
+            endpoint_of(self._spec, self._paths, self.facts),
+            MirrorKeeper(self._lifeline, sync.plan.project),
+            folds_case=self.facts.system == "Darwin",
+        )
 
     async def begin(self, spec: RunSpec) -> RemoteRun:
         """Send a start request and return the run without waiting for the answer."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 
 import msgspec
 
 from psync.errors import Interrupted, SyncError
 from psync.sync.endpoint import Endpoint
+from psync.sync.known import Known
 from psync.sync.listing import MARK_NAME, Listing
 from psync.sync.manifest import Changes, Manifest, levels
 from psync.sync.plan import SyncPlan, Tree
@@ -104,8 +106,7 @@ class Delivery:
 
     def record(self, part: Part, listing: Listing) -> Record:
         """Find out what is to be removed from a part of the mirror."""
-        place = os.fsencode(self._endpoint.destination) + b"\0" + self._mirror
-        manifest = Manifest(self._state, place, part.tree.destination)
+        manifest = self._manifest(part.tree.destination)
         changes = manifest.compare(part.tree, listing, self._inode)
         for count, reason in changes.kept:
             self._warning(
@@ -120,13 +121,20 @@ class Delivery:
         Raises:
             SyncError: it cannot be written.
         """
-        try:
+        with self._noting():
             record.manifest.expect(record.tree, record.listing, record.changes, self._inode)
-        except OSError as error:
-            raise SyncError(
-                f"what is sent cannot be noted in {printable(self._state)}: {error.strerror}",
-                hint="free some space on this machine",
-            ) from error
+
+    def expect_more(self, part: Part, known: Known) -> None:
+        """Write down what is about to be brought and was not known of; raises as ``expect``."""
+        before = known.parts.get(part.tree.destination, {})
+        added = [
+            name + b"/" if len(one) == 1 else name
+            for name, one in part.stats.items()
+            if name not in before
+        ]
+        if added:
+            with self._noting():
+                self._manifest(part.tree.destination).add(added)
 
     def check(self) -> None:
         """Make sure that there is an rsync on both sides.
@@ -177,6 +185,20 @@ class Delivery:
             transfer.cancel()
         for transfer in running:
             transfer.reap()
+
+    def _manifest(self, part: bytes) -> Manifest:
+        place = os.fsencode(self._endpoint.destination) + b"\0" + self._mirror
+        return Manifest(self._state, place, part)
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise SyncError(
+                f"what is sent cannot be noted in {printable(self._state)}: {error.strerror}",
+                hint="free some space on this machine",
+            ) from error
 
     # -- sending ------------------------------------------------------------------------------
 

@@ -20,11 +20,11 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 
-from psync.errors import Interrupted, SSHError
+from psync.errors import Interrupted, SSHError, SyncError
 from psync.sync.blame import DiskFull, FilesVanished
 from psync.sync.delivery import Delivery, Record
 from psync.sync.endpoint import Endpoint
@@ -34,8 +34,9 @@ from psync.sync.listing import case_collisions
 from psync.sync.lock import Holder, ProjectLock
 from psync.sync.plan import SyncPlan
 from psync.sync.rsync import MirrorMissing, Progress, Summary
-from psync.sync.selection import Selection, merged, select
+from psync.sync.selection import Part, Selection, merged, select
 from psync.sync.source import Source
+from psync.text import printable
 
 LOCK_TIMEOUT = 600.0
 """Seconds to wait for another sync of the same project."""
@@ -59,7 +60,9 @@ class Sync:
         command: what other syncs that wait for this one are told; the command line by default.
         lock_timeout: seconds to wait for another sync of the same project.
         dry: change nothing over there; ``wait`` returns what would be sent and removed.
-        source: what is known of the files here already, by earlier syncs of this process.
+        source: what is known of the files here already, by earlier syncs of this process; then
+            ``note`` has to be called after ``wait``.
+        changed: what may have changed since, as absolute paths; None looks at everything.
         on_progress: called about once a second while data flows.
         on_warning: called for each thing that was left out on purpose, at most ``WARNINGS`` times.
         on_wait: called once if another process is syncing this project, with the process.
@@ -79,6 +82,7 @@ class Sync:
         lock_timeout: float = LOCK_TIMEOUT,
         dry: bool = False,
         source: Source | None = None,
+        changed: Collection[bytes] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         on_warning: Callable[[str], None] | None = None,
         on_wait: Callable[[Holder | None], None] | None = None,
@@ -92,7 +96,10 @@ class Sync:
         self._on_progress = on_progress
         self._on_warning = on_warning
         self._on_wait = on_wait
+        self._kept = source is not None
         self._source = source or Source(plan, self._environ)
+        self._changed = changed
+        self._ended: Known | None = None
         self._source.cancelled = lambda: self._cancelled
         self._looking: _Looking | None = None
         self._looked = False
@@ -181,6 +188,23 @@ class Sync:
         if self._delivery is not None:
             self._delivery.cancel()
 
+    def note(self) -> None:
+        """Write down what is known now, for the next process.
+
+        Raises:
+            SyncError: it cannot be written.
+        """
+        known, self._ended = self._ended, None
+        if known is None or self._endpoint is None:
+            return
+        try:
+            write_known(self._state, self._place(self._endpoint), known)
+        except OSError as error:
+            raise SyncError(
+                f"what was sent cannot be noted in {printable(self._state)}: {error.strerror}",
+                hint="free some space on this machine",
+            ) from error
+
     def close(self) -> None:
         """Stop what is running and free the lock. ``wait`` does it; call it when that is not."""
         self._stop()
@@ -195,19 +219,16 @@ class Sync:
     def _look(self) -> None:
         """Look at the files here, or take what the thread that does has found."""
         looking, self._looking = self._looking, None
+        changed, self._changed = self._changed, None
         if looking is not None:
             looking.result()
-        else:
+        elif changed is None or self._source.known is None or not self._source.refresh(changed):
             self._check_cancelled()
             self._source.look()
         self._looked = True
 
     def _sync(self, endpoint: Endpoint) -> Summary:
         """Compare, and send what has to be sent."""
-        for part in self._source.parts:
-            collisions = case_collisions(part.entries) if self._folds_case else ()
-            for warning in (*self._source.warnings(part), *collisions):
-                self._warning(warning)
         delivery = self._delivery = Delivery(
             self.plan,
             endpoint,
@@ -218,13 +239,22 @@ class Sync:
             on_progress=self._on_progress,
             on_warning=self._warning,
         )
+        # until this one has succeeded nothing is known of what lies there
+        remembered, self._source.known = self._source.known, None
+        if self._source.fresh is not None and remembered is not None:
+            return self._sync_fresh(delivery, endpoint, self._source.fresh, remembered)
+        for part in self._source.parts:
+            collisions = case_collisions(part.entries) if self._folds_case else ()
+            for warning in (*self._source.warnings(part), *collisions):
+                self._warning(warning)
         records = [delivery.record(part, self._source.listing(part)) for part in self._source.parts]
-        known, checked = self._known(endpoint)
+        known, checked = self._known(endpoint, remembered)
         selection = select(self._source.parts, known, checked, checksum=self.plan.checksum)
         placed = all(record.manifest.header.placed for record in records)
         if selection.partial and not placed:
             selection = select(self._source.parts, Known(), Checked())
         if selection.partial and selection.empty and not any(r.changes.any for r in records):
+            self._source.known = known
             return self._summary(delivery, skipped=True)
         try:
             self._deliver(delivery, endpoint, selection, records, known)
@@ -236,9 +266,25 @@ class Sync:
             raise
         return self._summary(delivery)
 
-    def _known(self, endpoint: Endpoint) -> tuple[Known, Checked]:
+    def _sync_fresh(
+        self, delivery: Delivery, endpoint: Endpoint, fresh: tuple[Part, ...], known: Known
+    ) -> Summary:
+        """Send what changed since this process synced last; nothing is gone."""
+        selection = select(fresh, known, Checked(known=True))
+        if selection.empty:
+            self._source.known = known
+            return self._summary(delivery, skipped=True)
+        self._prepare(delivery, endpoint)
+        self._keeper.begin()
+        for part in fresh:
+            delivery.expect_more(part, known)
+        delivery.carry_out(selection, ())
+        self._end(endpoint, known, fresh, selection.names, ())
+        return self._summary(delivery)
+
+    def _known(self, endpoint: Endpoint, remembered: Known | None) -> tuple[Known, Checked]:
         """Return what is known of both sides since the last whole sync."""
-        known = read_known(self._state, self._place(endpoint))
+        known = remembered or read_known(self._state, self._place(endpoint))
         if known is None or known.settings != self._settings:
             return Known(settings=self._settings), Checked()
         self._check_cancelled()
@@ -262,13 +308,27 @@ class Sync:
         if self._dry:
             return
         names = (*selection.names, *removed) if selection.partial else None
+        self._end(endpoint, known, self._source.parts, names, removed)
+
+    def _end(
+        self,
+        endpoint: Endpoint,
+        known: Known,
+        looked_at: tuple[Part, ...],
+        names: tuple[bytes, ...] | None,
+        removed: tuple[bytes, ...],
+    ) -> None:
+        """The mirror is whole: have it sealed, and note what it is the mirror of."""
+        self._check_cancelled()
         seal = self._keeper.end(known.seal, names)
-        now = {
-            part.tree.destination: settle(part.stats, self._source.looked_at)
-            for part in self._source.parts
+        parts = {
+            part.tree.destination: settle(part.stats, self._source.looked_at) for part in looked_at
         }
-        parts = merged(known, now, removed) if selection.partial else now
-        write_known(self._state, self._place(endpoint), Known(seal, self._settings, parts))
+        if names is not None:
+            parts = merged(known, parts, removed)
+        self._ended = self._source.known = Known(seal, self._settings, parts)
+        if not self._kept:
+            self.note()
 
     def _prepare(self, delivery: Delivery, endpoint: Endpoint) -> None:
         self._check_cancelled()

@@ -133,6 +133,35 @@ def list_tree(
     )
 
 
+def list_new(
+    tree: Tree,
+    names: Sequence[bytes],
+    *,
+    root: bytes,
+    exclude: Sequence[bytes] = (),
+    environ: Mapping[str, str],
+) -> dict[bytes, Stat]:
+    """Return what is to be sent of what has come into being in a tree, and what it is like.
+
+    Args:
+        tree: from the plan.
+        names: of files or directories below directories that were named, relative to the base.
+        root, exclude, environ: as for ``list_tree``.
+
+    Raises:
+        SyncError: a directory cannot be read.
+    """
+    rules = Rules(root, exclude, environ)
+    walk = _Walk(tree.base, rules, lambda: False)
+    rules.prepare([_absolute(tree.base, name) for name in names])
+    for name in names:
+        for top in (*tree.entries, *tree.inner):
+            if top == b"." or name.startswith(top + b"/"):
+                walk.find(top, name)
+    found = walk.files | walk.leaves | walk.directories
+    return {name: walk.stats[name] for name in found if name in walk.stats}
+
+
 def check_entries(plan: SyncPlan) -> None:
     """Make sure that everything that was named is there.
 
@@ -196,12 +225,41 @@ class _Walk:
         if status.st_dev != os.stat(os.path.dirname(path)).st_dev:
             self.mounts.add(name)
         before = len(self.files)
-        # Not by recursion: there may be more levels than Python's stack has.
-        left = [(path, name, scope, status.st_dev, name)]
-        while left:
-            left += self._look(*left.pop())
+        self._descend(path, name, scope, status.st_dev)
         if len(self.files) == before and os.listdir(path):
             self.warnings.append(f"nothing of {printable(path)} is sent: all of it is left out")
+
+    def find(self, top: bytes, name: bytes) -> None:
+        """Take up ``name``, below the directory ``top``, with all it holds; nothing beside it."""
+        path = _absolute(self._base, top)
+        scope: Scope | None = self._rules.scope(path)
+        inner = b"" if top == b"." else top
+        for word in name[len(inner) + 1 if inner else 0 :].split(b"/"):
+            if word in RESERVED or scope is None:
+                return
+            scope = self._rules.enter(scope, path, _Names(path))
+            path, inner = os.path.join(path, word), os.path.join(inner, word)
+            try:
+                status = os.lstat(path)
+            except OSError:
+                return  # it went away meanwhile
+            if not stat.S_ISDIR(status.st_mode):
+                if inner == name and not self._rules.leaves_out(scope, path):
+                    self.stats[inner] = stat_of(status)
+                    self.files.add(inner)
+                return
+            scope = self._rules.below(scope, path)
+            if scope is not None and not scope.dropped:
+                self.stats[inner] = stat_of(status)
+                self.directories.add(inner)
+        if scope is not None:
+            self._descend(path, inner, scope, status.st_dev)
+
+    def _descend(self, path: bytes, name: bytes, scope: Scope, device: int) -> None:
+        # Not by recursion: there may be more levels than Python's stack has.
+        left = [(path, name, scope, device, name)]
+        while left:
+            left += self._look(*left.pop())
 
     def _look(
         self, path: bytes, name: bytes, scope: Scope, device: int, top: bytes
@@ -259,6 +317,16 @@ class _Walk:
         while name and name not in self.directories:
             self.directories.add(name)
             name = os.path.dirname(name)
+
+
+class _Names:
+    """The names in a directory, looked for one by one."""
+
+    def __init__(self, directory: bytes) -> None:
+        self._directory = directory
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, bytes) and os.path.lexists(os.path.join(self._directory, name))
 
 
 def _status(entry: os.DirEntry[bytes]) -> os.stat_result | None:

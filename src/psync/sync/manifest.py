@@ -20,7 +20,7 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import msgspec
@@ -121,7 +121,8 @@ class Manifest:
     def names(self) -> set[bytes]:
         """What directories have brought; directories with a slash at the end."""
         if self._names is None:
-            self._names = set(self._body.split(b"\0")) - {b""}
+            # behind the last NUL there may be half a name, of a write that was cut
+            self._names = set(self._body.split(b"\0")[:-1])
         return self._names
 
     def forget(self) -> None:
@@ -215,6 +216,20 @@ class Manifest:
             turned = {name[:-1] if name.endswith(b"/") else name + b"/" for name in added}
             self._names = (self.names - turned.difference(changes.first, changes.then)) | added
         self._write(new)
+
+    def add(self, names: Collection[bytes]) -> None:
+        """Write down more of what a transfer is about to bring, directories with a slash.
+
+        What it costs follows from these names, not from what is known already.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        added = b"".join(name + b"\0" for name in sorted(names))
+        with open(self._file, "ab", buffering=0) as file:
+            file.write(added)
+        self._body += added
+        self._names = None
 
     def removed(self, names: tuple[bytes, ...]) -> None:
         """Forget names that are not in the mirror any more; raises as ``expect``."""

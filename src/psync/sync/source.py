@@ -5,14 +5,29 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 
 from psync.errors import Interrupted
-from psync.sync.listing import Listing, Stat, check_entries, is_link, list_tree, stat_of
+from psync.sync.known import Known
+from psync.sync.listing import (
+    RESERVED,
+    Listing,
+    Stat,
+    check_entries,
+    is_link,
+    list_new,
+    list_tree,
+    look_at,
+    stat_of,
+)
 from psync.sync.plan import SyncPlan, Tree
+from psync.sync.rules import GIT_FILE, OWN_FILE
 from psync.sync.selection import Part
+
+MOST_CHANGES = 2000
+"""Changes from which on looking at everything is as good."""
 
 
 class Source:
@@ -27,17 +42,22 @@ class Source:
 
     Attributes:
         parts: what goes to each part of the mirror; empty before ``look``.
+        fresh: after ``refresh``: of each part only what changed.
         looked_at: when the last look began, in nanoseconds since the epoch.
+        known: what was known when the last whole sync of this process ended.
         cancelled: asked now and then while looking.
     """
 
     def __init__(self, plan: SyncPlan, environ: Mapping[str, str]) -> None:
         self.parts: tuple[Part, ...] = ()
+        self.fresh: tuple[Part, ...] | None = None
         self.looked_at = 0
+        self.known: Known | None = None
         self.cancelled: Callable[[], bool] = lambda: False
         self._plan = plan
         self._environ = environ
         self._listings: dict[bytes, Listing] = {}
+        self._stats: dict[bytes, dict[bytes, Stat]] = {}
 
     def listing(self, part: Part) -> Listing:
         """Return what was listed of a part, less the links that are followed."""
@@ -54,11 +74,84 @@ class Source:
             SyncError: something that is to be sent does not exist, or cannot be read.
             Interrupted: ``cancelled`` said so.
         """
+        self.fresh = None
         check_entries(self._plan)
         # before the first look: what is written from now on is younger
         self.looked_at = time.time_ns()
-        self._listings = {}
+        self._listings, self._stats = {}, {}
         self.parts = tuple(self._look(tree) for tree in self._plan.trees)
+
+    def refresh(self, paths: Collection[bytes]) -> bool:
+        """Look at what may have changed, and at nothing else.
+
+        Args:
+            paths: absolute.
+
+        Returns:
+            False if that is not enough, and ``look`` has to be called: something is gone, which is
+            judged by all there is; it became something else; what is left out may have changed.
+
+        Raises:
+            SyncError: as ``look``.
+        """
+        self.fresh = None
+        self.looked_at = time.time_ns()
+        if not self.parts or len(paths) > MOST_CHANGES:
+            return False
+        if any(os.path.basename(path) in (GIT_FILE, OWN_FILE) for path in paths):
+            return False
+        found = []
+        for part in self.parts:
+            changes = self._changes(part, paths)
+            if changes is None:
+                return False
+            found.append((part, changes))
+        for part, changes in found:
+            self._stats[part.tree.destination].update(changes)
+        self.fresh = tuple(
+            msgspec.structs.replace(
+                part,
+                entries=(),
+                links=tuple(name for name in part.links if name in changes),
+                stats=changes,
+            )
+            for part, changes in found
+            if changes
+        )
+        return True
+
+    def _changes(self, part: Part, paths: Collection[bytes]) -> dict[bytes, Stat] | None:
+        """Return what is not what it was, None if more has to be looked at."""
+        base = part.tree.base.rstrip(b"/") + b"/"
+        changed: dict[bytes, Stat] = {}
+        new: list[bytes] = []
+        for path in paths:
+            name = path[len(base) :]
+            if not path.startswith(base) or not RESERVED.isdisjoint(name.split(b"/")):
+                continue
+            before = part.stats.get(name)
+            if name in part.links:
+                changed[name] = _behind(path)
+                continue
+            now = look_at(path)
+            if before is None:
+                if now:
+                    new.append(name)
+                continue
+            if not now or (len(now) == 1) != (len(before) == 1):
+                return None
+            if now != before:
+                changed[name] = now
+        if new:
+            found = list_new(
+                part.tree,
+                new,
+                root=self._plan.project.root,
+                exclude=self._plan.exclude,
+                environ=self._environ,
+            )
+            changed.update({n: one for n, one in found.items() if n not in part.stats})
+        return changed
 
     def _look(self, tree: Tree) -> Part:
         links = tuple(n for n in (*tree.entries, *tree.inner) if is_link(tree, n))
@@ -75,7 +168,7 @@ class Source:
         if self.cancelled():
             raise Interrupted("interrupted while syncing; nothing was started")
         self._listings[tree.destination] = listing
-        stats = dict(listing.stats)
+        stats = self._stats[tree.destination] = dict(listing.stats)
         stats.update((name, _behind(os.path.join(tree.base, name))) for name in links)
         return Part(tree, listing.entries, links, stats)
 

@@ -1,0 +1,77 @@
+"""Many syncs of one plan by one process, such as ``psync watch`` makes.
+
+What the files here were like is remembered from one to the next, so that a sync that is told what
+changed looks at that only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Collection
+
+from psync.client.syncing import SyncReports, new_sync
+from psync.client.threads import in_thread
+from psync.paths import ClientPaths
+from psync.sync.engine import Sync
+from psync.sync.plan import SyncPlan
+from psync.sync.rsync import Summary
+from psync.sync.source import Source
+
+Aim = Callable[[Sync], Awaitable[None]]
+"""Connects, and tells a sync where the mirror is."""
+
+
+class Syncer:
+    """Syncs one plan again and again. Made by ``Target.syncer``.
+
+    Args:
+        plan: what to send.
+        paths: the client's directories.
+        reports: who is told how it goes.
+        aim: see ``Aim``.
+    """
+
+    def __init__(self, plan: SyncPlan, paths: ClientPaths, reports: SyncReports, aim: Aim) -> None:
+        self._plan = plan
+        self._paths = paths
+        self._reports = reports
+        self._aim = aim
+        self._source = Source(plan, os.environ)
+        self._last: Sync | None = None
+
+    async def sync(self, changed: Collection[bytes] | None = None) -> Summary:
+        """Bring the mirror up to date.
+
+        Args:
+            changed: absolute paths that may have changed since the last call; None looks at all.
+
+        Raises:
+            PsyncError: as ``Target.sync``. The next call looks at everything.
+
+        Cancellation ends rsync. Then, as after an error, every file in the mirror is the old one or
+        the whole new one.
+        """
+        sync = new_sync(
+            self._plan, self._paths, self._reports, source=self._source, changed=changed
+        )
+        try:
+            if changed is None:
+                sync.begin_looking()
+            await self._aim(sync)
+            summary = await in_thread(sync.wait, sync.cancel)
+        finally:
+            sync.close()
+        if not summary.skipped:
+            self._last = sync
+        return summary
+
+    async def note(self) -> None:
+        """Write down what the last sync did, for the next process. Worth doing when there is time:
+        without it the next process compares everything.
+
+        Raises:
+            SyncError: it cannot be written.
+        """
+        last, self._last = self._last, None
+        if last is not None:
+            await in_thread(last.note, lambda: None)
