@@ -15,9 +15,12 @@ import threading
 import time
 from typing import TYPE_CHECKING, NoReturn
 
-from psync.daemon import sshgate
+from psync.daemon import rsyncgate, sshgate
+from psync.daemon.part import MISSING, NoMirror, open_mirror, open_part
+from psync.daemon.rsyncgate import Asked, Denied
 from psync.errors import PsyncError
 from psync.paths import ServerPaths
+from psync.protocol.transfers import MAX_ARGUMENTS
 from psync.text import printable
 
 if TYPE_CHECKING:
@@ -74,8 +77,8 @@ def ssh_gate(client: str) -> int:
         request = sshgate.decide(command)
         gate.check_paired()
         match request:
-            case sshgate.Receive():
-                _receive(request, gate)
+            case Asked():
+                _transfer(request, gate)
             case sshgate.Relay():
                 return relay()
             case sshgate.Discard():
@@ -84,7 +87,10 @@ def ssh_gate(client: str) -> int:
                 from psync.cli.server import main
 
                 return main(["start", f"--nonce={request.nonce}"])
-    except sshgate.Denied as denied:
+    except NoMirror as missing:
+        print(missing, file=sys.stderr)
+        return MISSING
+    except Denied as denied:
         gate.note(command, str(denied))
         print(f"psync-server: {_ONLY}: {denied}", file=sys.stderr)
         return DENIED
@@ -104,7 +110,7 @@ class _Gate:
 
     def check_paired(self) -> None:
         if self._record is None or self._record.revoked is not None:
-            raise sshgate.Denied("its client is not paired, or revoked")
+            raise Denied("its client is not paired, or revoked")
 
     def check_project(self, project: str) -> None:
         from psync.daemon.audit import Audit
@@ -115,8 +121,8 @@ class _Gate:
         guard = Guard(self._record, ClientLimits(), Book(), audit, self._address)
         if not guard.may_act(project):
             if self._record.role != "run":
-                raise sshgate.Denied("its client may only look at runs, not sync files")
-            raise sshgate.Denied(f"its client may not write to the project {project}")
+                raise Denied("its client may only look at runs, not sync files")
+            raise Denied(f"its client may not use the project {project}")
 
     def note(self, command: bytes | None, reason: str) -> None:
         """Write the refusal into the audit log."""
@@ -131,30 +137,25 @@ class _Gate:
 # -- files -----------------------------------------------------------------------------
 
 
-def _receive(request: sshgate.Receive, gate: _Gate) -> NoReturn:
-    """Become the rsync that takes the files, in the directory that they are for."""
+def _transfer(request: Asked, gate: _Gate) -> NoReturn:
+    """Become the rsync that takes or gives the files, in the directory that they are in."""
     import shutil
 
     from psync.daemon.landlock import confine
 
     root = _projects_root()
-    job = sshgate.transfer(request, _arguments(), os.fsencode(root))
+    job = rsyncgate.job(request, _arguments(), os.fsencode(root))
     rsync = shutil.which("rsync")
     if rsync is None:
         print("psync-server: rsync: command not found", file=sys.stderr)
         sys.exit(127)
-    mirror = _open_mirror(root, job.project, gate)
-    part = os.fsdecode(job.part)
+    gate.check_project(job.project)
+    directory = open_part(root, job, gate.client)
     try:
-        try:
-            os.mkdir(part, 0o700, dir_fd=mirror)
-        except FileExistsError:
-            pass
-        directory = os.open(part, _DIRECTORY, dir_fd=mirror)
         os.fchdir(directory)
-        confine(directory, rsync)
+        confine(directory, rsync, writes=not job.gives)
     except OSError as error:
-        raise sshgate.Denied(f"{part} of {job.project} cannot be used: {error.strerror}") from error
+        raise Denied(f"{job.project} cannot be used: {error.strerror}") from error
     # Of the environment rsync needs nothing but this, and some of its variables are options.
     environ = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
     os.execve(rsync, [b"rsync", *job.argv], environ)  # noqa: S606 - no shell is the point
@@ -164,18 +165,15 @@ def _arguments() -> bytes:
     """Read rsync's arguments byte by byte: what follows them is for rsync."""
     sent = bytearray()
     deadline = time.monotonic() + ARGUMENTS_TIMEOUT
-    while not sshgate.complete(bytes(sent[-2:])):
+    while not rsyncgate.complete(bytes(sent[-2:])):
         left = deadline - time.monotonic()
-        if left <= 0 or not select.select([0], [], [], left)[0] or len(sent) > sshgate.ARGUMENTS:
-            raise sshgate.Denied("rsync's arguments are not complete")
+        if left <= 0 or not select.select([0], [], [], left)[0] or len(sent) > MAX_ARGUMENTS:
+            raise Denied("rsync's arguments are not complete")
         byte = os.read(0, 1)
         if not byte:
-            raise sshgate.Denied("rsync's arguments are not complete")
+            raise Denied("rsync's arguments are not complete")
         sent += byte
     return bytes(sent)
-
-
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def _projects_root() -> str:
@@ -184,42 +182,13 @@ def _projects_root() -> str:
     return os.fsdecode(load_server(environ=os.environ).projects)
 
 
-def _open_mirror(root: str, project: str, gate: _Gate) -> int:
-    """Return an open descriptor of a project's directory that belongs to this client.
-
-    Every step is relative to the one before and follows no link (the root itself may be one), so
-    nothing can be put in its place meanwhile.
-    """
-    import msgspec
-
-    from psync.daemon.projects import Marker
-
-    gate.check_project(project)
-    path = os.path.join(root, project)
-    try:
-        above = os.open(root, _DIRECTORY & ~os.O_NOFOLLOW)
-        mirror = os.open(project, _DIRECTORY, dir_fd=above)
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open("project.json", flags, dir_fd=mirror), "rb") as file:
-            marker = msgspec.json.decode(file.read(64 * 1024), type=Marker)
-    except FileNotFoundError:
-        # rsync's own words for it, by which psync knows that the daemon has to make it
-        reason = f'mkdir "{printable(path)}" failed: No such file or directory (2)'
-        print(f"rsync: [Receiver] {reason}", file=sys.stderr)
-        sys.exit(11)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise sshgate.Denied(f"{project} is not a mirror that can be used") from error
-    if marker.client != gate.client:
-        raise sshgate.Denied(f"the project {project} belongs to another client")
-    return mirror
-
-
 def _discard(project: str, gate: _Gate) -> int:
     """Remove the directories of unfinished files in a mirror; follows no links."""
     import shutil
 
-    mirror = _open_mirror(_projects_root(), project, gate)
-    name = os.fsdecode(sshgate.PARTIAL_DIR)
+    gate.check_project(project)
+    mirror = open_mirror(_projects_root(), project, gate.client)
+    name = os.fsdecode(rsyncgate.PARTIAL_DIR)
     for _, directories, _, fd in os.fwalk(".", dir_fd=mirror):
         if name in directories:
             directories.remove(name)

@@ -58,6 +58,7 @@ Event = Literal[
     "left",
     "refused",
     "opened",
+    "transferred",
     "started",
     "attached",
     "stopped",

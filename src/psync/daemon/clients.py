@@ -1,4 +1,5 @@
-"""What the daemon does for one connected client: runs are started and attached to, output goes out.
+"""What the daemon does for one connected client: runs are started and attached to, output goes out,
+files come and go.
 
 A client that only looks at a run (``Attach.read_only``) changes nothing about it: its stdin,
 signals, and requests to stop the run or to close its output are ignored. They are no breach, and
@@ -21,9 +22,10 @@ from psync.daemon.requests import LONGEST_MESSAGE, Renew, Requests
 from psync.daemon.run import Run
 from psync.daemon.runs import Runs
 from psync.daemon.spec import with_library_path
+from psync.daemon.transfers import Running, Transfers
 from psync.daemon.viewer import Viewer
 from psync.errors import ProtocolError, PsyncError, Refused
-from psync.model import Stream
+from psync.model import HostFacts, Stream
 from psync.protocol import messages as m
 from psync.text import printable
 from psync.transport.link import Link
@@ -60,6 +62,8 @@ class ClientConnection:
         runs: the registry of runs.
         guard: what it may do; replaced when that changes.
         renew: makes a new certificate.
+        facts: says what is true of this host.
+        transfers: all transfers of the daemon.
     """
 
     def __init__(
@@ -70,6 +74,8 @@ class ClientConnection:
         runs: Runs,
         guard: Guard,
         renew: Renew,
+        facts: Callable[[], HostFacts],
+        transfers: Running,
     ) -> None:
         self.link = link
         self.client = client
@@ -79,18 +85,21 @@ class ClientConnection:
         self._runs = runs
         self._requests = Requests(link, client.client_id, projects, runs, renew)
         self._attachments: dict[int, _Attachment] = {}
+        self._transfers = Transfers(link, client.client_id, projects.root, facts, transfers)
+        self._files_first = False
         link.on_message = self._on_message
         link.on_writable = self._on_writable
 
     def closed(self) -> None:
-        """Leave every run; they go on under their disconnect policy."""
+        """Leave every run; they go on under their disconnect policy. Transfers end."""
         self._requests.close()
+        self._transfers.close()
         for channel in list(self._attachments):
             self._leave(channel, lost=True)
 
     @property
     def guard(self) -> Guard:
-        """What the client may do. Setting it ends the attachments that it may not have any more."""
+        """What the client may do. Setting it ends what it may not have any more."""
         return self._guard
 
     @guard.setter
@@ -101,16 +110,23 @@ class ClientConnection:
                 self._over(channel, no_such_run(attachment.run.id))
             elif attachment.acts and not guard.may_act(attachment.project):
                 self._over(channel, Refused("this client may only look at this run from now on"))
+        for transfer in self._transfers.review(guard):
+            gone = f"this client may not sync files of {transfer.project} any more"
+            self._refuse(transfer.channel, Refused(gone))
 
     # -- messages ----------------------------------------------------------------------
 
     def _on_message(self, message: m.Message) -> None:
         match message:
             case m.Data():
-                if attachment := self._attachments.get(message.channel):
+                if transfer := self._transfers.get(message.channel):
+                    transfer.data(message)
+                elif attachment := self._attachments.get(message.channel):
                     attachment.run.write_stdin(attachment.viewer, message.offset, message.data)
             case m.Ack():
-                if attachment := self._attachments.get(message.channel):
+                if transfer := self._transfers.get(message.channel):
+                    transfer.ack(message.offset)
+                elif attachment := self._attachments.get(message.channel):
                     attachment.viewer.ack(message.offset)
                     if attachment.acts:
                         attachment.run.acknowledged()
@@ -118,14 +134,23 @@ class ClientConnection:
                 self._answer(message.channel, lambda: self._start(message))
             case m.Attach():
                 self._answer(message.channel, lambda: self._attach(message))
+            case m.OpenTransfer():
+                self._answer(message.channel, lambda: self._transfers.open(message, self._guard))
             case m.OpenProject() | m.ListRuns() | m.Locate() | m.RenewCertificate():
                 self._requests.on_request(message, self._guard)
             case _:
                 self._control(message)
 
     def _control(self, message: m.Message) -> None:
-        """Act on what concerns an attachment; one that is gone (the run just ended) is no error."""
-        attachment = self._attachments.get(getattr(message, "channel", 0))
+        """Act on what concerns a channel; one that is gone (the run just ended) is no error."""
+        channel = getattr(message, "channel", 0)
+        if transfer := self._transfers.get(channel):
+            if isinstance(message, m.StdinEnd):
+                transfer.end_stdin(message.offset)
+            elif isinstance(message, m.CancelTransfer):
+                transfer.cancel()
+            return
+        attachment = self._attachments.get(channel)
         if attachment is None:
             return
         run = attachment.run
@@ -168,7 +193,7 @@ class ClientConnection:
     # -- attachments -------------------------------------------------------------------
 
     def _answer(self, channel: int, attach: Callable[[], None]) -> None:
-        if channel in self._attachments:
+        if channel in self._attachments or self._transfers.get(channel):
             raise ProtocolError(f"channel {channel} is in use")
         try:
             if len(self._attachments) >= MAX_CHANNELS:
@@ -275,5 +300,11 @@ class ClientConnection:
         attachment.run.leave(attachment.viewer, lost=lost)
 
     def _on_writable(self) -> None:
+        # Each may fill the connection by itself, so they take turns.
+        self._files_first = not self._files_first
+        if self._files_first:
+            self._transfers.pump()
         for attachment in list(self._attachments.values()):
             attachment.viewer.pump()
+        if not self._files_first:
+            self._transfers.pump()

@@ -22,6 +22,7 @@ from psync.daemon.renewal import renew
 from psync.daemon.runs import Runs
 from psync.daemon.seen import Seen
 from psync.daemon.tasks import Tasks
+from psync.daemon.transfers import Running
 from psync.errors import NotPaired, PsyncError, Refused, TrustError
 from psync.model import HostFacts
 from psync.paths import ServerPaths
@@ -89,6 +90,7 @@ class Connections:
         self._access = AccessList(self._paths.clients)
         self._seen = Seen(self._paths.seen)
         self._book = Book()
+        self._transfers = Running()
 
     def hello(self, certificate: bytes) -> Hello:
         """Return what the daemon says to the client with this certificate (DER)."""
@@ -141,6 +143,8 @@ class Connections:
             self._services.runs,
             self._guard(record, link),
             lambda csr: self._renew(link, csr),
+            self._services.facts,
+            self._transfers,
         )
 
     async def watch(self) -> None:
@@ -153,7 +157,9 @@ class Connections:
                 self._review()
 
     async def close(self, patience: float) -> None:
-        """Close all connections; waits ``patience`` seconds for the other sides to take note."""
+        """Close all connections; waits ``patience`` seconds for the other sides to take note, and
+        until no transfer is left."""
+        self._transfers.cancel()
         links = list(self._open)
         for link in links:
             link.close()
@@ -162,6 +168,7 @@ class Connections:
                 await asyncio.gather(*(link.wait_closed() for link in links))
         except TimeoutError:
             pass  # who does not answer notices that the process is gone
+        await self._transfers.close()
         self._seen.write()
 
     # -- inside ------------------------------------------------------------------------

@@ -111,21 +111,21 @@ class Guard:
         words = (*spec.argv, *(part for pair in spec.env for part in pair))
         size = sum(map(len, words))
         if any(b"\0" in word for word in words):
-            raise self._refuse("arguments and environment cannot hold a NUL byte")
+            raise self.refuse("arguments and environment cannot hold a NUL byte")
         for what, count in (("arguments", len(spec.argv)), ("variables", len(spec.env))):
             if count > limits.words:
-                raise self._refuse(
+                raise self.refuse(
                     f"{count} {what} are over the daemon's limit of {limits.words}",
                     hint="put them into a file, or raise words in [limits] of its server.toml",
                 )
         if size > limits.arguments:
-            raise self._refuse(
+            raise self.refuse(
                 f"arguments and environment of {size} bytes are over the daemon's limit of "
                 f"{limits.arguments}",
                 hint="put them into a file, or raise arguments in [limits] of its server.toml",
             )
         if active >= limits.runs:
-            raise self._refuse(
+            raise self.refuse(
                 f"this client has {active} active runs on the daemon, and may have {limits.runs}",
                 hint="psync ps shows them, psync stop ends one; "
                 "or raise runs in [limits] of its server.toml",
@@ -133,7 +133,7 @@ class Guard:
         pause = self._book.start(self.record.client_id, limits.starts)
         if pause:
             wait = f"wait {math.ceil(pause)} s" if pause < math.inf else "it may start none"
-            raise self._refuse(
+            raise self.refuse(
                 f"this client has started more than {limits.starts} runs in a minute",
                 hint=f"{wait}, or raise starts in [limits] of the daemon's server.toml",
             )
@@ -148,7 +148,7 @@ class Guard:
     def check_act(self, project_id: str | None) -> None:
         """The client wants to send a run stdin or signals, stop it, or be what keeps it alive."""
         if self.record.role != "run" and self.check_see(project_id):
-            raise self._refuse(
+            raise self.refuse(
                 "this client may only look at runs",
                 hint="psync attach --read-only does so; "
                 f"on the daemon host: psync-server limit {self.record.name} --run",
@@ -158,6 +158,16 @@ class Guard:
     def may_act(self, project_id: str | None) -> bool:
         """Return whether ``check_act`` would let the client do so; notes nothing."""
         return self.record.role == "run" and self.check_see(project_id)
+
+    def check_transfer(self, project_id: str) -> None:
+        """The client wants to bring files into a project's mirror, or to have some of it."""
+        self._check_may_run("sync files")
+        self._check_project(project_id)
+
+    def refuse(self, message: str, *, hint: str = "") -> Refused:
+        """Return a refusal, which is noted."""
+        self._audit.refused(self.record, self._address, message)
+        return Refused(message, hint=hint)
 
     # -- for the audit log -------------------------------------------------------------
 
@@ -180,11 +190,18 @@ class Guard:
         """The client has stopped a run; ``how`` in words: the signal, or that it was killed."""
         self._audit.write("stopped", self.record, address=self._address, run=run_id, reason=how)
 
+    def transferred(self, project_id: str, *, gives: bool) -> None:
+        """The client has had rsync started, which takes its files or gives it some."""
+        how = "out of the mirror" if gives else "into the mirror"
+        self._audit.write(
+            "transferred", self.record, address=self._address, project=project_id, reason=how
+        )
+
     # -- inside ------------------------------------------------------------------------
 
     def _check_may_run(self, what: str) -> None:
         if self.record.role != "run":
-            raise self._refuse(
+            raise self.refuse(
                 f"this client may only look at runs, not {what}",
                 hint=f"on the daemon host: psync-server limit {self.record.name} --run",
             )
@@ -193,11 +210,7 @@ class Guard:
         if self.check_see(project_id):
             return
         what = "runs without a project" if project_id is None else f"the project {project_id}"
-        raise self._refuse(
+        raise self.refuse(
             f"this client may not use {printable(what)}, only {', '.join(self.record.projects)}",
             hint=f"on the daemon host: psync-server limit {self.record.name} --project PATTERN",
         )
-
-    def _refuse(self, message: str, *, hint: str = "") -> Refused:
-        self._audit.refused(self.record, self._address, message)
-        return Refused(message, hint=hint)
