@@ -354,8 +354,8 @@ while True:
 def test_ctrl_c_reaches_the_program_which_may_handle_it(paired: Field) -> None:
     paired.python(
         "handler",
-        "import signal, sys, time\n"
-        "def stop(n, f):\n    print('saved', flush=True)\n    sys.exit(5)\n"
+        "import os, signal, sys, time\n"
+        "def stop(n, f):\n    os.write(1, b'saved\\n')\n    sys.exit(5)\n"
         "signal.signal(signal.SIGINT, stop)\nprint('ready', flush=True)\n"
         "while True:\n    time.sleep(600)\n",
     )
