@@ -20,6 +20,7 @@ import msgspec
 
 from psync.errors import Interrupted, ToolMissing
 from psync.sync.blame import MirrorMissing, dangling_links, rsync_error
+from psync.sync.carrier import Carriage, Carried
 from psync.sync.plan import Tree
 from psync.sync.process import Child, Tail
 from psync.sync.progress import OutputParser, Progress
@@ -69,14 +70,18 @@ class Remote(msgspec.Struct, frozen=True):
     """How rsync reaches the other side.
 
     Attributes:
-        shell: the ssh command with its options, without a destination.
+        shell: the remote shell with its options, without a destination: ssh, or psync's own.
         address: ``[user@]host``.
         rsync: path of the rsync over there.
+        carriage: carries the bytes of the one transfer that this is for, where ssh does not.
+        compress: whether the way there is likely to be slower than compressing.
     """
 
     shell: tuple[bytes, ...]
     address: str
     rsync: bytes
+    carriage: Carriage | None = None
+    compress: bool = True
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -136,7 +141,8 @@ def mark_argv(
         dry: only look; a file is counted as sent if the mark is not there.
     """
     source, name = os.path.split(mark)
-    argv: list[str | bytes] = [rsync, *_OPTIONS, *(["--dry-run"] if dry else [])]
+    # The directory that the mark lies in here says nothing of the one that it goes to.
+    argv: list[str | bytes] = [rsync, *_OPTIONS, "--no-perms", *(["--dry-run"] if dry else [])]
     argv += _operands(os.path.join(source, b""), part, mirror, remote)
     return argv, b"./" + name + b"\0"
 
@@ -175,7 +181,7 @@ def _operands(
     argv: list[str | bytes] = []
     destination = os.path.join(mirror, part, b"")
     if remote is not None:
-        argv += ["-s", "-z", "--compress-level=1"]
+        argv += ["-s", *(["-z", "--compress-level=1"] if remote.compress else [])]
         argv += ["-e", b" ".join(map(rsh_word, remote.shell))]
         argv.append(b"--rsync-path=" + quote(remote.rsync))
         destination = _operand(remote.address) + destination
@@ -218,17 +224,24 @@ class Transfer:
         self._mirror = mirror
         self._host = host
         self._destination = destination
+        self._carriage = None if remote is None else remote.carriage
         self._began = time.monotonic()
         self._parser = OutputParser()
+        inherited = () if self._carriage is None else (self._carriage.fd,)
         try:
             # Out of the terminal's reach: psync decides what Ctrl-C does to a transfer.
-            self._child = Child(argv, env=_environment(environ), feed=feed, detached=True)
+            self._child = Child(
+                argv, env=_environment(environ), feed=feed, detached=True, pass_fds=inherited
+            )
         except OSError as error:
+            self._end_carriage()
             raise ToolMissing(
                 f"rsync cannot be started on this machine: {printable(os.fsencode(argv[0]))}: "
                 f"{error.strerror}",
                 hint="install it, for example: sudo apt install rsync",
             ) from error
+        if self._carriage is not None:
+            self._carriage.started()
 
     @property
     def pid(self) -> int:
@@ -262,6 +275,7 @@ class Transfer:
             DestinationError: the other side cannot take the files.
             ToolMissing: there is no fitting rsync on the other side.
             SSHError: the connection failed or broke.
+            ConnectionLost, Refused: where the connection to the daemon carries the files.
             SyncError: anything else; names the files where it is about files.
         """
         said = Tail()
@@ -278,18 +292,24 @@ class Transfer:
             status = self._child.wait(on_stdout, said.feed, timeout)
         except TimeoutError:
             status = 30  # rsync's own status for it
+        finally:
+            carried = self._end_carriage()
+        words = carried.said + said.value()
         if self._child.cancelled and status != 0:
             raise Interrupted("interrupted while syncing; nothing was started")
-        if status == 23 and (links := dangling_links(said.value())):
+        if status != 0 and carried.error is not None:
+            raise carried.error
+        if status == 23 and (links := dangling_links(words)):
             self._parser.warnings += [f"not sent: the link {link} leads nowhere" for link in links]
             self._warn(on_warning)
         elif status != 0:
             raise rsync_error(
                 status,
-                said.value(),
+                words,
                 mirror=self._mirror,
                 host=self._host,
                 destination=self._destination,
+                ssh=self._carriage is None,
             )
         return Summary(
             files=self._parser.files,
@@ -303,7 +323,17 @@ class Transfer:
     def reap(self) -> None:
         """Wait for the end without interest in the outcome; a no-op after ``wait``."""
         if not self._child.ended:
-            self._child.wait(lambda data: None, lambda data: None)
+            try:
+                self._child.wait(lambda data: None, lambda data: None)
+            finally:
+                self._end_carriage()
+
+    def _end_carriage(self) -> Carried:
+        """rsync here is gone: have the one over there gone as well."""
+        if self._carriage is None:
+            return Carried()
+        self._carriage.started()
+        return self._carriage.end()
 
     def _warn(self, on_warning: Callable[[str], None] | None) -> None:
         warnings, self._parser.warnings = self._parser.warnings, []
