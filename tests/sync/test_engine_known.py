@@ -8,7 +8,6 @@ import pytest
 from tests.sync.world import World
 
 from psync.errors import SyncError
-from psync.sync import delivery
 from psync.sync.engine import Sync
 from psync.sync.keeper import Checked, NoKeeper
 from psync.sync.listing import Stat, look_at
@@ -84,7 +83,7 @@ class Kept:
             self.started.append([os.fsencode(word) for word in argv] + feed.split(b"\0")[:-1])
             start(transfer, argv, feed, **options)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(delivery.Transfer, "__init__", counted)
+        monkeypatch.setattr(Transfer, "__init__", counted)
         # Not to wait for files to become old, tests live after the step.
         self.later = 0
         monkeypatch.setattr("psync.sync.source.time", self)
