@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import measure
+from bench import files, measure
 from bench.lab import Lab
 
 RESULTS = Path(__file__).parent / "results"
@@ -44,11 +44,17 @@ def bench_run(lab: Lab) -> list[Row]:
 
 def _nothing_changed(lab: Lab, what: str) -> list[Row]:
     t = measure.nothing_changed(lab, rounds=15)
+    return _times(t, what, pair_fresh=0.75, pair_warm=1.1)
+
+
+def _times(t: dict[str, float], what: str, **bounds: float) -> list[Row]:
+    """Return rows of how long psync took beside others, who may take so much longer."""
     rows = []
-    for other, bound in (("pair_fresh", 0.75), ("pair_warm", 1.1)):
+    for other, bound in bounds.items():
         ratio = t["psync"] / t[other]
         value = f"{t['psync'] * 1e3:.0f} ms / {t[other] * 1e3:.0f} ms"
-        rows.append(Row(f"{what}, {other[5:]}", value, ratio, f"<= {bound}", ratio <= bound))
+        name = f"{what}, {other.removeprefix('pair_')}"
+        rows.append(Row(name, value, ratio, f"<= {bound}", ratio <= bound))
     return rows
 
 
@@ -99,12 +105,32 @@ def bench_memory(lab: Lab) -> list[Row]:
     return [Row("supervisor, PSS in MB", f"{pss:.1f} MB / 6 MB", pss / 6, "<= 1", pss <= 6)]
 
 
+def bench_files(lab: Lab) -> list[Row]:
+    """(f) Files over the websocket."""
+    what = "psync run over the websocket, nothing changed"
+    rows = _times(files.nothing_changed(lab, 15), what, pair_fresh=0.35, pair_warm=0.75)
+    what = "the same, 1 % of a 50 MB binary changed"
+    rows += _times(files.changed_binary(lab, 7), what, pair_fresh=0.6)
+    t = files.bulk(lab, 3)
+    ratio = t["rsync"] / t["psync"]
+    speed = [files.BULK / seconds / 1e6 for seconds in (t["psync"], t["rsync"])]
+    value = f"{speed[0]:.0f} MB/s / {speed[1]:.0f} MB/s"
+    return [*rows, Row("1 GB of new files / rsync -a", value, ratio, ">= 1.0", ratio >= 1)]
+
+
+def bench_watch(lab: Lab) -> list[Row]:
+    """(g) psync watch, one file of 100,000 changed."""
+    return _times(files.watch(lab, 7), "psync watch, change to first byte", pair_warm=0.25)
+
+
 BENCHES = {
     "run": bench_run,
     "throughput": bench_throughput,
     "echo": bench_echo,
     "start": bench_start,
     "memory": bench_memory,
+    "files": bench_files,
+    "watch": bench_watch,
 }
 
 

@@ -27,6 +27,9 @@ as to a daemon that listens on the network."""
 VIA_SSH = "via-ssh"
 """The same daemon, reached through the shared ssh connection, as one on loopback elsewhere is."""
 
+WEBSOCKET = "websocket"
+"""The same daemon, with files over the websocket as well: no ssh at all."""
+
 TINY = """\
 #include <stdio.h>
 int main(void) { puts("hello"); return 0; }
@@ -73,11 +76,15 @@ class Lab:
 
     def __enter__(self) -> Lab:
         self._make_project()
-        for name in (TARGET, VIA_SSH):
+        for name, setting in (
+            (TARGET, ""),
+            (VIA_SSH, 'connect = "ssh"'),
+            (WEBSOCKET, 'transport = "websocket"'),
+        ):
             self.call(["psync", "pair", self.sshd.alias, "--name", name])
-        config = Path(self.env["HOME"], ".config/psync/config.toml")
-        table = f"[targets.{VIA_SSH}]\n"
-        config.write_text(config.read_text().replace(table, f'{table}connect = "ssh"\n'))
+            config = Path(self.env["HOME"], ".config/psync/config.toml")
+            table = f"[targets.{name}]\n"
+            config.write_text(config.read_text().replace(table, f"{table}{setting}\n"))
         self.call([*self.sshd.ssh, "-fNM", "-S", str(self._master), self.sshd.alias])
         return self
 
@@ -105,13 +112,17 @@ class Lab:
         """Return ssh with a remote command, over a fresh connection or a warm ControlMaster."""
         return [*self._ssh(warm), self.sshd.alias, command]
 
-    def pair(self, *, warm: bool) -> str:
+    def pair(self, *, warm: bool, program: str = "./tiny") -> str:
         """Return what people type today, as a shell command: rsync, then ssh."""
-        ssh = self._ssh(warm)
         mirror = self.directory / "by-hand"
-        copy = ["rsync", "-az", "-e", shlex.join(ssh), "./", f"{self.sshd.alias}:{mirror}/"]
-        run = [*ssh, self.sshd.alias, f"cd {mirror} && ./tiny"]
+        copy = self.rsync("-az", "./", str(mirror) + "/", warm=warm)
+        run = [*self._ssh(warm), self.sshd.alias, f"cd {mirror} && {program}"]
         return f"{shlex.join(copy)} && {shlex.join(run)}"
+
+    def rsync(self, options: str, source: str, destination: str, *, warm: bool) -> list[str]:
+        """Return rsync over ssh, to a path on the daemon host."""
+        ssh = shlex.join(self._ssh(warm))
+        return ["rsync", options, "-e", ssh, source, f"{self.sshd.alias}:{destination}"]
 
     def _ssh(self, warm: bool) -> list[str]:
         return [*self.sshd.ssh, *(["-S", str(self._master)] if warm else [])]
