@@ -77,6 +77,7 @@ def target_spec(config: TargetConfig) -> TargetSpec:
         connect=config.connect,
         address=config.address,
         own=_own_files(config),
+        transport=config.transport,
     )
 
 

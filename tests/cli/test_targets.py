@@ -46,6 +46,7 @@ def test_json() -> None:
             "host": "deck@handheld.lan",
             "default": True,
             "connect": "auto",
+            "transport": "ssh",
             "address": ["10.0.0.7", 8722],
             "paired": True,
             "hostname": "fake",

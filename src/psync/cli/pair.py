@@ -30,6 +30,7 @@ nor open port is needed.
 
 psync pair --invite TEXT: without ssh, with what psync-server invite printed on the other host. That
 works once, and not for long. The daemon must be reachable from here (psync-server serve --listen).
+Files then go over psync's own connection as well (transport = "websocket").
 What the daemon shows must match the fingerprint in the invitation before its secret is sent. Other
 users of this machine may see the arguments of commands while they run: --invite - reads the
 invitation from stdin instead.
@@ -132,7 +133,9 @@ def _invited(options: argparse.Namespace, paths: ClientPaths, config: ClientConf
     answer, (host, port) = found[0].answer, found[0].address
     name = chosen or _free_name(answer.facts.hostname, answer.server_name, paths, config)
     known = config.targets.get(name)
-    # ssh still carries the files; where it is told how to get there, that stays
+    # where it is told how ssh gets there, or what carries the files, that stays
+    if config.origin(f"targets.{name}.transport") == "default":
+        settings["transport"] = "websocket"
     settings["host"] = known.host if known is not None and known.host else host
     settings["address"] = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     record = keep(answer, TargetSpec(name=name, host=settings["host"]), paths, hostname=host)

@@ -59,6 +59,7 @@ def _row(name: str, config: ClientConfig, paths: ClientPaths) -> dict[str, objec
         "host": target.host,
         "default": name == config.target,
         "connect": target.connect,
+        "transport": target.transport,
         "address": None if target.address is None else list(target.address),
         "paired": record is not None,
         "hostname": None if record is None else record.facts.hostname,

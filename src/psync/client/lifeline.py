@@ -110,6 +110,7 @@ class Lifeline:
 
     Attributes:
         link: the open connection, None while there is none.
+        writers: called when the open connection takes data again.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class Lifeline:
     ) -> None:
         self.name = name
         self.link: Link | None = None
+        self.writers: set[Callable[[], None]] = set()
         self.on_connection = on_connection
         self._dial = dial
         self._runs: dict[int, Attachment] = {}
@@ -286,6 +288,11 @@ class Lifeline:
         self.link = link
         link.on_message = self._on_message
         link.on_closed = self._on_closed
+        link.on_writable = self._on_writable
+
+    def _on_writable(self) -> None:
+        for writer in tuple(self.writers):
+            writer()
 
     def _on_message(self, message: Message) -> None:
         self._barren = 0
@@ -310,9 +317,8 @@ class Lifeline:
             run.on_lost(error)
         if self._runs:
             self.on_connection(error)
-            task = asyncio.get_running_loop().create_task(self._reconnect(error))
-            task.add_done_callback(self._reconnected)
-            self._reconnecting = task
+            self._reconnecting = asyncio.get_running_loop().create_task(self._reconnect(error))
+            self._reconnecting.add_done_callback(self._reconnected)
 
     def _on_jump(self, seconds: float) -> None:
         """This machine slept, or its clock was set: what is connected now may long be dead."""
@@ -320,11 +326,8 @@ class Lifeline:
         link = self.link
         if link is not None:
             self._drop(link)
-            self._on_closed(
-                ConnectionLost(
-                    f"this machine slept, or its clock was set, by {seconds:.0f} seconds"
-                )
-            )
+            slept = f"this machine slept, or its clock was set, by {seconds:.0f} seconds"
+            self._on_closed(ConnectionLost(slept))
             return
         self._hurry.set()
         if self._attempt is not None:

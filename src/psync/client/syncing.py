@@ -11,11 +11,7 @@ from collections.abc import Callable, Collection
 
 import msgspec
 
-from psync.client.hosts import shared_connection
-from psync.client.targets import TargetSpec
-from psync.model import HostFacts
 from psync.paths import ClientPaths
-from psync.sync.endpoint import Endpoint, LocalEndpoint, SSHEndpoint
 from psync.sync.engine import Sync
 from psync.sync.lock import Holder
 from psync.sync.plan import SyncPlan
@@ -36,18 +32,6 @@ class SyncReports(msgspec.Struct, frozen=True):
     progress: Callable[[Progress], None] | None = None
     warning: Callable[[str], None] | None = None
     waiting: Callable[[Holder | None], None] | None = None
-
-
-def endpoint_of(spec: TargetSpec, paths: ClientPaths, facts: HostFacts) -> Endpoint:
-    """Return where a target's mirrors are."""
-    if spec.local:
-        return LocalEndpoint(facts.projects_root)
-    return SSHEndpoint(
-        shared_connection(spec, paths),
-        projects_root=facts.projects_root,
-        rsync=facts.rsync,
-        host=spec.name,
-    )
 
 
 def new_sync(

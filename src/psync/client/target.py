@@ -9,14 +9,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from psync.client.connect import Connector
+from psync.client.endpoints import endpoint_of
 from psync.client.keeper import MirrorKeeper, open_project
 from psync.client.lifeline import Lifeline
 from psync.client.place import find_place
 from psync.client.run import Existing, RemoteRun
 from psync.client.syncer import Syncer
-from psync.client.syncing import SyncReports, endpoint_of, new_sync
+from psync.client.syncing import SyncReports, new_sync
 from psync.client.targets import TargetSpec
 from psync.client.threads import in_thread
+from psync.client.transfers import Transfers
 from psync.errors import ConnectionLost, ProtocolError, PsyncError
 from psync.model import HostFacts, RunInfo, RunSpec, Stream
 from psync.paths import ClientPaths
@@ -369,7 +371,7 @@ class Target:
         await self.open()
         check_program(sync.plan, self.facts)
         sync.to(
-            endpoint_of(self._spec, self._paths, self.facts),
+            endpoint_of(self._spec, self._paths, self.facts, Transfers(self._lifeline)),
             MirrorKeeper(self._lifeline, sync.plan.project),
             folds_case=self.facts.system == "Darwin",
         )

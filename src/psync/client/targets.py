@@ -51,6 +51,7 @@ class TargetSpec(msgspec.Struct, frozen=True):
         connect: ``auto``, ``direct`` or ``ssh``.
         address: host and port for direct connections, None to take what pairing found out.
         own: connect with these, and to ``address`` only.
+        transport: ``ssh`` or ``websocket``: what carries the files.
     """
 
     name: str
@@ -59,6 +60,7 @@ class TargetSpec(msgspec.Struct, frozen=True):
     connect: str = "auto"
     address: tuple[str, int] | None = None
     own: OwnFiles | None = None
+    transport: str = "ssh"
 
     @property
     def local(self) -> bool:

@@ -76,6 +76,8 @@ class TargetConfig(msgspec.Struct, frozen=True):
         cert: file with this client's certificate, and its chain if it has one.
         key: file with its private key.
         server_name: the name in the daemon's certificate, by default the host of ``address``.
+        transport: ``ssh`` or ``websocket``: what carries the files. Unless set it is ssh, or the
+            websocket where there are certificates instead of a pairing.
     """
 
     name: str
@@ -87,6 +89,7 @@ class TargetConfig(msgspec.Struct, frozen=True):
     cert: bytes | None = None
     key: bytes | None = None
     server_name: str | None = None
+    transport: str = "ssh"
 
 
 class ClientConfig(msgspec.Struct, frozen=True):
@@ -186,6 +189,7 @@ def client_schema(ssh: Any, home: str | None = None, paths: Any = values.paths) 
                 "host": values.destination,
                 "ssh": ssh,
                 "connect": values.connect,
+                "transport": values.transport,
                 "address": values.address,
                 "ca": own,
                 "cert": own,
@@ -255,6 +259,7 @@ def load_client(
     targets = {}
     for name in sorted({k[1] for la in layers for k in la.tables if k[:-1] == ("targets",)}):
         at = ("targets", name)
+        default_transport = "ssh" if get(layers, (*at, "ca"), None) is None else "websocket"
         targets[name] = TargetConfig(
             name=name,
             host=get(layers, (*at, "host"), name),
@@ -265,6 +270,7 @@ def load_client(
             cert=get(layers, (*at, "cert"), None),
             key=get(layers, (*at, "key"), None),
             server_name=get(layers, (*at, "server_name"), None),
+            transport=get(layers, (*at, "transport"), default_transport),
         )
     variables = {k[2] for la in layers for k in la.values if k[:2] == ("run", "env")}
     return ClientConfig(

@@ -25,7 +25,8 @@ def add_target(path: str, name: str, settings: Mapping[str, str]) -> None:
     Args:
         path: the user's configuration file.
         name: a name that a target can have.
-        settings: ``host``, ``ssh``, ``connect``, ``address``, each as it would stand in the file.
+        settings: ``host``, ``ssh``, ``connect``, ``address``, ``transport``, each as it would stand
+            in the file.
 
     Raises:
         UsageError: ``name`` cannot name a target.

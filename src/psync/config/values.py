@@ -191,6 +191,14 @@ def connect(value: object) -> str:
     return word
 
 
+def transport(value: object) -> str:
+    """Return ``ssh`` or ``websocket``."""
+    word = string(value)
+    if word not in ("ssh", "websocket"):
+        raise UsageError(f"{word!r} is neither ssh nor websocket")
+    return word
+
+
 def address(value: object) -> tuple[str, int]:
     """Return host and port of an address to connect to."""
     return parse_address(string(value))

@@ -86,7 +86,13 @@ def ssh_error(said: bytes, destination: str) -> SSHError:
 
 
 def rsync_error(
-    status: int, said: bytes, *, mirror: bytes, host: str | None, destination: str = ""
+    status: int,
+    said: bytes,
+    *,
+    mirror: bytes,
+    host: str | None,
+    destination: str = "",
+    ssh: bool = True,
 ) -> SyncError | SSHError:
     """Return what went wrong when rsync ended with something else than 0.
 
@@ -96,6 +102,7 @@ def rsync_error(
         mirror: the project's directory on the daemon host.
         host: the name of the daemon host, None where it is this machine.
         destination: what ssh calls it, where that is not the same.
+        ssh: it was ssh that carried the bytes there.
     """
     place = f"on {host}" if host else "on this machine"
     where = f"{printable(mirror)} {place}"
@@ -171,6 +178,11 @@ def rsync_error(
         return SyncError("rsync was interrupted", hint="run it again")
     if host and status in (10, 12, 30, 35, 255):
         words = b"\n".join(line for line in said.splitlines() if not line.startswith(b"rsync"))
+        if not ssh:
+            return SyncError(
+                f"the transfer to {host} broke: {reason}",
+                hint="run it again; what arrived is kept and not sent twice",
+            )
         if words.strip():
             return ssh_error(words, destination or host)
         return SSHError(

@@ -1,13 +1,15 @@
-"""Where the mirrors are: on a host behind ssh, or on this machine."""
+"""Where the mirrors are: on a host behind ssh or behind a connection to its daemon, or here."""
 
 from __future__ import annotations
 
 import os
+import sys
 
 import msgspec
 
 from psync.errors import PsyncError
 from psync.model import Tool
+from psync.sync.carrier import Carrier
 from psync.sync.rsync import PARTIAL_DIR, Remote
 from psync.sync.ssh import SharedConnection
 from psync.sync.tools import check_rsync
@@ -132,4 +134,83 @@ class SSHEndpoint:
             pass  # the error that led here is the one to be told
 
 
-Endpoint = LocalEndpoint | SSHEndpoint
+class WebsocketEndpoint:
+    """The mirrors of a daemon whose connection carries the files. No ssh is needed.
+
+    Args:
+        carrier: the connection.
+        projects_root: absolute directory over there that holds the mirrors.
+        rsync: the rsync over there, for messages; the daemon starts its own.
+        host: what to call the host in messages.
+        destination: what distinguishes it from other hosts; ``host`` by default. The same as over
+            ssh, so that what is known of the mirrors stays known when the transport changes.
+        compress: whether the way there is likely to be slower than compressing.
+    """
+
+    def __init__(
+        self,
+        carrier: Carrier,
+        *,
+        projects_root: bytes,
+        rsync: Tool | None,
+        host: str,
+        destination: str = "",
+        compress: bool = True,
+    ) -> None:
+        self.carrier = carrier
+        self.projects_root = projects_root
+        self.rsync = rsync
+        self.host: str | None = host
+        self.destination = destination or host
+        self._compress = compress
+
+    def check(self) -> None:
+        """Make sure that the daemon takes files, and that the rsync over there can be used.
+
+        Raises:
+            ProtocolError: the daemon is too old for that.
+            ToolMissing: there is no rsync, or none that fits.
+        """
+        check_rsync(self.rsync, f"on {self.host}")
+        self.carrier.check()
+
+    def ready(self) -> bool:
+        """Whether a transfer can start at once."""
+        return self.carrier.ready()
+
+    def prepare(self) -> None:
+        """Wait for a connection, if the last one was lost; raises as ``Carrier.connect``."""
+        self.carrier.connect()
+
+    def recover(self) -> bool:
+        """Whether it is worth trying again: the connection died under the transfer."""
+        return self.carrier.lost()
+
+    def cancel(self) -> None:
+        """Give up what ``prepare`` does."""
+        self.carrier.cancel()
+
+    def remote(self) -> Remote | None:
+        """How one rsync reaches the other side. It is for that alone."""
+        carriage = self.carrier.carry()
+        # -I -S -E: nothing of the user's is imported, and it takes a few milliseconds only
+        shell = (sys.executable, "-I", "-S", "-E", _REMOTE_SHELL, str(carriage.fd))
+        return Remote(
+            shell=tuple(os.fsencode(word) for word in shell),
+            address="psync",  # nobody looks it up
+            rsync=b"rsync",
+            carriage=carriage,
+            compress=self._compress,
+        )
+
+    def discard_unfinished(self, mirror: bytes) -> None:
+        """Remove what broken transfers have left in a project's directory, as far as possible."""
+        try:
+            self.carrier.discard(os.fsdecode(os.path.basename(mirror)))
+        except PsyncError:
+            pass  # the error that led here is the one to be told
+
+
+_REMOTE_SHELL = os.path.join(os.path.dirname(os.path.abspath(__file__)), "remote_shell.py")
+
+Endpoint = LocalEndpoint | SSHEndpoint | WebsocketEndpoint

@@ -24,7 +24,7 @@ from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 
-from psync.errors import Interrupted, SSHError, SyncError
+from psync.errors import ConnectionLost, Interrupted, SSHError, SyncError
 from psync.sync.blame import DiskFull, FilesVanished
 from psync.sync.delivery import Delivery, Record
 from psync.sync.endpoint import Endpoint
@@ -163,7 +163,7 @@ class Sync:
                 except FilesVanished:  # a build goes on, or an editor saves
                     if self._cancelled:
                         raise
-                except SSHError:
+                except (SSHError, ConnectionLost):
                     if self._cancelled or not endpoint.recover():
                         raise
                     # The shared connection had died unnoticed, for instance while the computer

@@ -38,6 +38,7 @@ class Child:
         feed: what it reads on stdin, which is then closed.
         detached: give it a session of its own. Then the terminal's Ctrl-C does not reach it, it
             cannot ask anything on the terminal, and ``wait`` ends with no process of it left.
+        pass_fds: descriptors that it inherits, under the same numbers.
 
     Raises:
         OSError: as from ``subprocess.Popen``; nothing was started.
@@ -50,6 +51,7 @@ class Child:
         env: Mapping[str, str] | None = None,
         feed: bytes = b"",
         detached: bool,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self.cancelled = False
         self.ended = False
@@ -62,6 +64,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=detached,
+            pass_fds=pass_fds,
             bufsize=0,
         )
         for stream in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
