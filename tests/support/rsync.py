@@ -1,7 +1,7 @@
 """A real rsync on the client's side of a transfer over the websocket, without psync's client.
 
     async with Shell(client) as shell:
-        done = await shell.rsync("-rlpt", "source/", shell.at(mirror, "tree/"))
+        done = await shell.rsync("-rlpt", "source/", f"there:{mirror}/tree/")
 
 rsync starts the script below in place of ssh, which hands its descriptors over a unix socket; what
 goes through them is pumped to the daemon and back in the test's event loop.
@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from tests.support.daemon import TIMEOUT, Client
+from tests.support.daemon import TIMEOUT, Client, Home
 
 from psync.model import Stream
 from psync.protocol import messages as m
@@ -244,6 +244,25 @@ class Piped(Channel):
         self.on_over()
 
 
+def servers(home: Home) -> list[int]:
+    """Return the processes of transfers that a daemon has, or had: zombies too."""
+    daemon = home.daemon.pid if home.daemon is not None else -1
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            parent = int(Path(f"/proc/{name}/stat").read_bytes().rpartition(b")")[2].split()[1])
+            words = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
+            place = os.readlink(f"/proc/{name}/cwd")
+        except OSError:
+            if not os.path.exists(f"/proc/{name}"):
+                continue
+            place, words = "", []  # a zombie
+        ours = parent == daemon and (not words[0:1] or b"--server" in words)
+        if ours or (b"--server" in words and place.startswith(f"{home.directory}/")):
+            found.append(int(name))
+    return found
+
+
 class Done(NamedTuple):
     """How an rsync ended."""
 
@@ -255,13 +274,18 @@ class Done(NamedTuple):
 class Shell:
     """Where rsyncs of a test come to be connected.
 
+    Args:
+        client: the connection that they share.
+        acks: acknowledge what comes.
+
     Attributes:
         channels: the transfers so far.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, *, acks: bool = True) -> None:
         self.client = client
         self.channels: list[Piped] = []
+        self._acks = acks
         self.directory = Path(tempfile.mkdtemp(prefix="psync-rsh-", dir="/tmp"))
         self._listener = socket.socket(socket.AF_UNIX)
         self._task: asyncio.Task[None] | None = None
@@ -291,6 +315,7 @@ class Shell:
             sock.setblocking(True)
             command, fds, _, _ = socket.recv_fds(sock, 65536, 3)
             channel = Piped(self.client, sock, fds)
+            channel.acks = self._acks
             self.channels.append(channel)
             channel.begin(command)
 

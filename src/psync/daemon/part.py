@@ -95,8 +95,10 @@ def _owner(mirror: int) -> str | None:
         fd = os.open("project.json", flags, dir_fd=mirror)
     except FileNotFoundError:
         return None
-    with open(fd, "rb") as file:
-        return msgspec.json.decode(file.read(64 * 1024), type=Marker).client
+    try:
+        return msgspec.json.decode(os.read(fd, 64 * 1024), type=Marker).client
+    finally:
+        os.close(fd)
 
 
 def _missing(root: str, project: str) -> NoMirror:

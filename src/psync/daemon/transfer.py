@@ -96,12 +96,10 @@ class Transfer:
         """Take what is for rsync's stdin.
 
         Raises:
-            ProtocolError: it is not, or more than the client may send.
+            ProtocolError: it is not what comes next, or more than the client may send.
         """
         if self._dropped:
             return
-        if message.stream is not Stream.STDIN:
-            raise ProtocolError("a client sends stdin only")
         if message.offset != self._received or self._ended:
             raise ProtocolError(
                 f"stdin of a transfer at {message.offset}, which "
