@@ -12,7 +12,7 @@ from psync.cli.imports import import_msgspec
 from psync.cli.output import report, say, show
 from psync.errors import Interrupted, PsyncError, UsageError
 
-COMMANDS = ("run", "sync", "ps", "logs", "attach", "stop", "pair", "targets")
+COMMANDS = ("run", "sync", "pull", "ps", "logs", "attach", "stop", "pair", "targets")
 
 HELP = """\
 usage: psync COMMAND [OPTIONS] …
@@ -21,6 +21,7 @@ Build here, run there: sync a program to another host, run it, stream its output
 
   psync run [OPTIONS] PROGRAM [ARGS…]   sync, run there, stream here, exit with its status
   psync sync [OPTIONS]                  only sync
+  psync pull [OPTIONS] PATH…            bring files of the mirror back
   psync ps [-a]                         list the runs that go on; -a: finished ones too
   psync logs [-f] [RUN]                 show a run's output; -f: and what is to come
   psync attach [RUN]                    continue a run that goes on without you

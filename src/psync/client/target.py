@@ -23,6 +23,7 @@ from psync.errors import ConnectionLost, ProtocolError, PsyncError
 from psync.model import HostFacts, RunInfo, RunSpec, Stream
 from psync.paths import ClientPaths
 from psync.protocol.messages import ListRuns, Locate, Located, RunList
+from psync.sync.endpoint import Endpoint
 from psync.sync.engine import Sync
 from psync.sync.machine import check_program
 from psync.sync.plan import SyncPlan
@@ -366,12 +367,17 @@ class Target:
         await self.open()
         await open_project(self._lifeline, project)
 
+    async def endpoint(self) -> Endpoint:
+        """Connect, and return where the mirrors are."""
+        await self.open()
+        return endpoint_of(self._spec, self._paths, self.facts, Transfers(self._lifeline))
+
     async def _aim(self, sync: Sync) -> None:
         """Connect, and tell a sync where its mirror is."""
-        await self.open()
+        endpoint = await self.endpoint()
         check_program(sync.plan, self.facts)
         sync.to(
-            endpoint_of(self._spec, self._paths, self.facts, Transfers(self._lifeline)),
+            endpoint,
             MirrorKeeper(self._lifeline, sync.plan.project),
             folds_case=self.facts.system == "Darwin",
         )

@@ -184,7 +184,7 @@ def _operands(
         argv += ["-s", *(["-z", "--compress-level=1"] if remote.compress else [])]
         argv += ["-e", b" ".join(map(rsh_word, remote.shell))]
         argv.append(b"--rsync-path=" + quote(remote.rsync))
-        destination = _operand(remote.address) + destination
+        destination = operand(remote.address) + destination
     return [*argv, "--", source, destination]
 
 
@@ -352,6 +352,7 @@ def _environment(environ: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "LC_ALL": "C"}
 
 
-def _operand(address: str) -> bytes:
+def operand(address: str) -> bytes:
+    """Return ``[user@]host`` as rsync takes it before a path."""
     user, at, host = address.rpartition("@")
     return os.fsencode(f"{user}{at}[{host}]:" if ":" in host else f"{address}:")
