@@ -175,6 +175,28 @@ def removal_argv(
     return argv, b"".join(b"./" + name + b"\0" for name in names)
 
 
+def opening_argv(
+    names: Sequence[bytes],
+    skeleton: bytes,
+    part: bytes,
+    *,
+    rsync: str,
+    mirror: bytes,
+    remote: Remote | None,
+) -> tuple[list[str | bytes], bytes]:
+    """Return the command line that gives their owner all rights in directories, and its stdin.
+
+    Args:
+        names: of directories, relative to the part.
+        skeleton: absolute path of a directory that holds them, and nothing else.
+        part: of the mirror.
+        rsync, mirror, remote: as for ``rsync_argv``.
+    """
+    argv: list[str | bytes] = [rsync, "--perms", "--chmod=D700", *_REMOVAL]
+    argv += _operands(os.path.join(skeleton, b""), part, mirror, remote)
+    return argv, b"".join(b"./" + name + b"\0" for name in names)
+
+
 def _operands(
     source: bytes, part: bytes, mirror: bytes, remote: Remote | None
 ) -> list[str | bytes]:
