@@ -136,7 +136,15 @@ class ClientConnection:
                 self._answer(message.channel, lambda: self._attach(message))
             case m.OpenTransfer():
                 self._answer(message.channel, lambda: self._transfers.open(message, self._guard))
-            case m.OpenProject() | m.ListRuns() | m.Locate() | m.RenewCertificate():
+            case (
+                m.OpenProject()
+                | m.ListRuns()
+                | m.Locate()
+                | m.RenewCertificate()
+                | m.BeginSync()
+                | m.EndSync()
+                | m.CheckMirror()
+            ):
                 self._requests.on_request(message, self._guard)
             case _:
                 self._control(message)
@@ -213,6 +221,8 @@ class ClientConnection:
         executable = cwd = None
         if spec.project is not None:
             directory = self._projects.check(spec.project, client=client)
+            if not again and "seal" in self.link.peer.features:  # older clients never say its end
+                self._projects.check_whole(directory)
             if spec.program is not None:
                 executable = self._projects.resolve(directory, spec.program)
             if spec.cwd is not None:

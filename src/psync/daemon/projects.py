@@ -3,6 +3,7 @@
     <projects root>/<project id>/project.json   the marker, written here
     <projects root>/<project id>/tree/          mirror of what lies below the project's root
     <projects root>/<project id>/outside/       mirror of what lies outside, by absolute path
+    <projects root>/<project id>/unfinished, note   see ``seals``
 
 rsync writes only inside directories that carry the marker, and runs start only there.
 """
@@ -16,6 +17,7 @@ import time
 
 import msgspec
 
+from psync.daemon.seals import Seals, unfinished
 from psync.errors import ConfigError, DestinationError, Refused
 from psync.model import is_project_id
 from psync.paths import private_directory, write_atomic
@@ -53,10 +55,14 @@ class Projects:
 
     Args:
         root: absolute path of the directory; made when missing.
+
+    Attributes:
+        seals: whether the mirrors are whole, and what they were like then.
     """
 
     def __init__(self, root: str) -> None:
         self.root = root
+        self.seals = Seals()
 
     def directory(self, project: str) -> str:
         """Return the path of a project's directory, whether it exists or not.
@@ -104,7 +110,7 @@ class Projects:
         return path
 
     def check(self, project: str, *, client: str) -> str:
-        """Return the path of a project's directory that a run may use.
+        """Return the path of a project's directory.
 
         Raises:
             Refused: there is no such project, or it is another client's.
@@ -116,6 +122,18 @@ class Projects:
                 f"nothing was ever synced for the project {project}", hint="run without --no-sync"
             )
         return path
+
+    def check_whole(self, directory: str) -> None:
+        """Raise unless a run may start in a project's mirror.
+
+        Raises:
+            Refused: a sync has begun there and not ended.
+        """
+        if unfinished(directory):
+            raise Refused(
+                "the last sync of this project has not ended, so its files may be old and new ones",
+                hint="wait for it, or run psync sync again (psync run does, without --no-sync)",
+            )
 
     def resolve(self, directory: str, path: bytes) -> str:
         """Return the absolute path of something in a project's mirror.

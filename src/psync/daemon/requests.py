@@ -24,8 +24,24 @@ MOST_REQUESTS = 16
 LONGEST_MESSAGE = 4000
 """Characters of an error's message that a client is told."""
 
-Request = m.OpenProject | m.ListRuns | m.Locate | m.RenewCertificate
-Answer = m.ProjectOpened | m.RunList | m.Located | m.CertificateRenewed
+Request = (
+    m.OpenProject
+    | m.ListRuns
+    | m.Locate
+    | m.RenewCertificate
+    | m.BeginSync
+    | m.EndSync
+    | m.CheckMirror
+)
+Answer = (
+    m.ProjectOpened
+    | m.RunList
+    | m.Located
+    | m.CertificateRenewed
+    | m.SyncBegun
+    | m.SyncEnded
+    | m.MirrorChecked
+)
 
 Renew = Callable[[bytes], Awaitable[tuple[bytes, float]]]
 """Makes a new certificate from a request (PEM); returns it (PEM) and when it ends."""
@@ -48,6 +64,7 @@ class Requests:
         self._link = link
         self._client_id = client_id
         self._projects = projects
+        self._seals = projects.seals
         self._runs = runs
         self._renew = renew
         self._tasks = Tasks()
@@ -69,6 +86,15 @@ class Requests:
                     self._later(request, self._locate(request, guard))
                 case m.RenewCertificate():
                     self._later(request, self._certificate(request))
+                case m.BeginSync():
+                    self._seals.begin(self._mirror(request, guard))
+                    self._link.send(m.SyncBegun(request=request.request))
+                case m.EndSync():
+                    directory = self._mirror(request, guard)
+                    self._seals.finish(directory)  # before a ``Start`` that follows on its heels
+                    self._later(request, self._end_sync(request, directory))
+                case m.CheckMirror():
+                    self._later(request, self._check(request, self._mirror(request, guard)))
         except PsyncError as error:
             self._refuse(request, error)
 
@@ -119,6 +145,20 @@ class Requests:
             request.project, client=self._client_id, source=request.source, host=request.host
         )
         return m.ProjectOpened(request=request.request, path=os.fsencode(path))
+
+    def _mirror(self, request: m.BeginSync | m.EndSync | m.CheckMirror, guard: Guard) -> str:
+        guard.check_open(request.project)
+        return self._projects.check(request.project, client=self._client_id)
+
+    async def _end_sync(self, request: m.EndSync, directory: str) -> m.SyncEnded:
+        seal = await self._seals.end(directory, request.base, request.names)
+        return m.SyncEnded(request=request.request, seal=seal)
+
+    async def _check(self, request: m.CheckMirror, directory: str) -> m.MirrorChecked:
+        found = await self._seals.check(directory, request.seal)
+        return m.MirrorChecked(
+            request=request.request, known=found.known, changed=found.changed, more=found.more
+        )
 
     def _list(self, request: m.ListRuns, guard: Guard) -> m.RunList:
         runs, more = self._runs.listing(

@@ -152,10 +152,11 @@ class Daemon:
         port = sockets[0].getsockname()[1]
         gate = Gate(self._settings.gate)
         assert self._runs is not None
+        projects = Projects(self._settings.projects)
         connections = Connections(
             Services(
                 paths=self._paths,
-                projects=Projects(self._settings.projects),
+                projects=projects,
                 runs=self._runs,
                 tasks=self._tasks,
                 facts=facts.current,
@@ -204,6 +205,7 @@ class Daemon:
         for door in doors:
             door.close()
         await connections.close(FAREWELL)
+        await projects.seals.close()
         self._log.flush()
         self._audit.write("daemon-left")
 

@@ -39,7 +39,7 @@ HELLO_TIMEOUT = 5.0
 """Seconds a peer has to say hello."""
 
 FEATURES = (
-    *("keep", "ladder", "library-path", "list", "locate", "overflow", "renew", "revision"),
+    *("keep", "ladder", "library-path", "list", "locate", "overflow", "renew", "revision", "seal"),
     *("times", "transfer", "viewers"),
 )
 """Abilities that are not in every version, by the name under which ``Hello`` announces them."""
