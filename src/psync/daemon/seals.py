@@ -127,6 +127,10 @@ class Seals:
             self._expire_later()
             return checked
 
+    async def written(self) -> None:
+        """Wait until the notes made so far are on disk."""
+        await self._writing.ended()
+
     async def close(self) -> None:
         """Stop writing notes; one that is not written is not missed."""
         if self._expiry is not None:

@@ -40,6 +40,10 @@ class Tasks:
         self.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    async def ended(self) -> None:
+        """Wait until all have ended by themselves."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
