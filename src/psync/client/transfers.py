@@ -56,6 +56,10 @@ class Transfers:
         """Whether there is a connection."""
         return self._call(self._ready())
 
+    def near(self) -> bool:
+        """Whether the daemon is on this very machine."""
+        return self._call(self._near())
+
     def connect(self) -> None:
         """Wait for a connection, made anew if the last one was lost.
 
@@ -117,6 +121,10 @@ class Transfers:
 
     async def _ready(self) -> bool:
         return self._lifeline.link is not None
+
+    async def _near(self) -> bool:
+        link = self._lifeline.link
+        return link is not None and (link.address == "::1" or link.address.startswith("127."))
 
     async def _connect(self) -> None:
         await self._lifeline.ensure()

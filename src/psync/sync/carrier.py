@@ -50,6 +50,9 @@ class Carrier(Protocol):
     def ready(self) -> bool:
         """Whether there is a connection."""
 
+    def near(self) -> bool:
+        """Whether the daemon is on this very machine: compressing for it would be a waste."""
+
     def connect(self) -> None:
         """Wait for a connection, made anew if the last one was lost; raises ``PsyncError``."""
 

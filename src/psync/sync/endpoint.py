@@ -144,7 +144,6 @@ class WebsocketEndpoint:
         host: what to call the host in messages.
         destination: what distinguishes it from other hosts; ``host`` by default. The same as over
             ssh, so that what is known of the mirrors stays known when the transport changes.
-        compress: whether the way there is likely to be slower than compressing.
     """
 
     def __init__(
@@ -155,14 +154,12 @@ class WebsocketEndpoint:
         rsync: Tool | None,
         host: str,
         destination: str = "",
-        compress: bool = True,
     ) -> None:
         self.carrier = carrier
         self.projects_root = projects_root
         self.rsync = rsync
         self.host: str | None = host
         self.destination = destination or host
-        self._compress = compress
 
     def check(self) -> None:
         """Make sure that the daemon takes files, and that the rsync over there can be used.
@@ -200,7 +197,7 @@ class WebsocketEndpoint:
             address="psync",  # nobody looks it up
             rsync=b"rsync",
             carriage=carriage,
-            compress=self._compress,
+            compress=not self.carrier.near(),
         )
 
     def discard_unfinished(self, mirror: bytes) -> None:
