@@ -174,12 +174,16 @@ class _Ignored:
 
     def sends(self, path: bytes, directory: bool) -> bool:
         """Whether an absolute path is sent, or something in it; it need not exist."""
-        if not _below(self._root, path) or path == self._root:
-            return path == self._root
+        if not _below(self._root, path):
+            return False
+        if path == self._root and not directory:
+            return True
         if self._top is None:
             self._rules.prepare([self._root])
             self._top = self._rules.scope(self._root)
         scope, here = self._top, self._root
+        if directory:  # what may be in it: any name, which only a pattern for all of them matches
+            path = os.path.join(path, b"psync pull")
         names = path[len(self._root.rstrip(b"/")) + 1 :].split(b"/")
         for index, name in enumerate(names):
             try:
@@ -187,7 +191,7 @@ class _Ignored:
             except OSError:
                 pass  # it is not there yet
             here = os.path.join(here, name)
-            if index < len(names) - 1 or directory or os.path.isdir(here):
+            if index < len(names) - 1 or os.path.isdir(here):
                 below = self._rules.below(scope, here)
                 if below is None:
                     return False
