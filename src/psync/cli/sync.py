@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from psync.api import target_spec
 from psync.cli.arguments import Parser, add_sync_options, add_target_option, path
+from psync.cli.ask import confirm
 from psync.cli.imports import import_picows
 from psync.cli.loop import Signals, catch_signals, run as run_loop
-from psync.cli.output import SyncReport, show
+from psync.cli.output import SyncReport, say, show, size
 from psync.client.place import find_place
 from psync.client.syncing import SyncReports, new_sync
 from psync.config import load_client
@@ -16,6 +18,12 @@ from psync.paths import ClientPaths
 from psync.sync.plan import SyncPlan
 from psync.sync.rsync import Summary
 from psync.text import printable
+
+if TYPE_CHECKING:
+    from psync.sync.clean import Surplus
+
+SHOWN = 5
+"""Paths that a question names."""
 
 DESCRIPTION = """\
 Send what the project's psync.toml and --assets name, else the whole project, to a target.
@@ -34,6 +42,12 @@ def main(argv: list[str]) -> int:
         action="store_true",
         help="list what would be sent and removed, and change nothing",
     )
+    parser.add_argument(
+        "--clean",
+        action="store_true",
+        help="then remove from the mirror what is not sent, also what programs wrote; asks first",
+    )
+    parser.add_argument("-y", "--yes", action="store_true", help="with --clean: do not ask")
     parser.add_argument("--json", action="store_true", help="with --dry-run: as one JSON object")
     parser.add_argument(
         "--why",
@@ -46,6 +60,8 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if options.json and not options.dry_run:
         parser.error("--json needs --dry-run")
+    if options.clean and not (options.yes or options.dry_run or os.isatty(0)):
+        parser.error("--clean asks on a terminal, and stdin is none; say --yes, or --dry-run")
     paths = ClientPaths.from_environ(os.environ)
     place = find_place(None, paths, root=options.project)
     config = load_client(
@@ -59,7 +75,19 @@ def main(argv: list[str]) -> int:
         return _explain(plan, [os.path.join(place.here, name) for name in options.why])
     report = SyncReport(verbose=True)
     reports = SyncReports(report.progress, report.warning, report.waiting)
-    ahead = new_sync(plan, paths, reports, dry=options.dry_run)
+
+    def wanted(surplus: Surplus) -> bool:
+        report.end()
+        if options.yes:
+            return True
+        if not confirm(_question(surplus), lambda: ahead.cancelled):
+            say("nothing was removed")
+            return False
+        return True
+
+    ahead = new_sync(
+        plan, paths, reports, dry=options.dry_run, clean=wanted if options.clean else None
+    )
     ahead.begin_looking()
 
     async def sync(_signals: Signals) -> int:
@@ -92,6 +120,15 @@ def _explain(plan: SyncPlan, paths: list[bytes]) -> int:
     for name, reason in reasons:
         show(f"{printable(name)}: {'sent' if reason.sent else 'not sent'}: {reason.text}\n")
     return 0 if all(reason.sent for _, reason in reasons) else 1
+
+
+def _question(surplus: Surplus) -> str:
+    """Return what is to be removed, as a question."""
+    names = [printable(name) for name in surplus.outermost[:SHOWN]]
+    more = len(surplus.outermost) - len(names)
+    shown = ", ".join(names) + (f" and {more} more" if more > 0 else "")
+    files = f"{surplus.files} file{'' if surplus.files == 1 else 's'}"
+    return f"psync: remove {files} ({size(surplus.size)}) from the mirror: {shown}?"
 
 
 def _listed(summary: Summary, *, json: bool) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,6 +19,9 @@ from psync.sync.plan import SyncPlan
 from psync.sync.rsync import Progress
 from psync.sync.source import Source
 from psync.text import printable
+
+if TYPE_CHECKING:
+    from psync.sync.clean import Surplus
 
 
 class SyncReports(msgspec.Struct, frozen=True):
@@ -42,6 +46,7 @@ def new_sync(
     dry: bool = False,
     source: Source | None = None,
     changed: Collection[bytes] | None = None,
+    clean: Callable[[Surplus], bool] | None = None,
 ) -> Sync:
     """Return a sync that is told later where the mirror is.
 
@@ -52,6 +57,8 @@ def new_sync(
         dry: only find out what it would do.
         source: what earlier syncs of this process know of the files.
         changed: what may have changed since, as absolute paths; None looks at everything.
+        clean: says whether what the mirror holds besides is removed, once that is known; None
+            leaves it there.
     """
     return Sync(
         plan,
@@ -59,6 +66,7 @@ def new_sync(
         dry=dry,
         source=source,
         changed=changed,
+        clean=clean,
         command=printable(" ".join(sys.argv)),
         on_progress=reports.progress,
         on_warning=reports.warning,

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -35,8 +35,11 @@ from psync.sync.lock import Holder, ProjectLock
 from psync.sync.plan import SyncPlan
 from psync.sync.rsync import MirrorMissing, Progress, Summary
 from psync.sync.selection import Part, Selection, merged, select
-from psync.sync.source import Source
+from psync.sync.source import Looking, Source
 from psync.text import printable
+
+if TYPE_CHECKING:
+    from psync.sync.clean import Cleaning, Surplus
 
 LOCK_TIMEOUT = 600.0
 """Seconds to wait for another sync of the same project."""
@@ -63,6 +66,8 @@ class Sync:
         source: what is known of the files here already, by earlier syncs of this process; then
             ``note`` has to be called after ``wait``.
         changed: what may have changed since, as absolute paths; None looks at everything.
+        clean: have the mirror hold what is sent and nothing else. Called with what would have to be
+            removed; says whether it is.
         on_progress: called about once a second while data flows.
         on_warning: called for each thing that was left out on purpose, at most ``WARNINGS`` times.
         on_wait: called once if another process is syncing this project, with the process.
@@ -83,6 +88,7 @@ class Sync:
         dry: bool = False,
         source: Source | None = None,
         changed: Collection[bytes] | None = None,
+        clean: Callable[[Surplus], bool] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         on_warning: Callable[[str], None] | None = None,
         on_wait: Callable[[Holder | None], None] | None = None,
@@ -100,8 +106,10 @@ class Sync:
         self._source = source or Source(plan, self._environ)
         self._changed = changed
         self._ended: Known | None = None
+        self._clean = clean
+        self._cleaning: Cleaning | None = None
         self._source.cancelled = lambda: self._cancelled
-        self._looking: _Looking | None = None
+        self._looking: Looking | None = None
         self._looked = False
         self._endpoint = endpoint
         self._keeper: Keeper = keeper or NoKeeper()
@@ -112,6 +120,11 @@ class Sync:
         self._preparing = False
         self._warnings = 0
         self._began = time.monotonic()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether ``cancel`` was called."""
+        return self._cancelled
 
     @property
     def pids(self) -> list[int]:
@@ -130,7 +143,7 @@ class Sync:
 
     def begin_looking(self) -> None:
         """Have a thread look at the files here; what it finds, or an error, is ``wait``'s."""
-        self._looking = _Looking(self._source)
+        self._looking = Looking(self._source)
 
     def wait(self) -> Summary:
         """Carry the sync out; blocks.
@@ -159,7 +172,7 @@ class Sync:
             self._lock.acquire(self._lock_timeout, self._waiting, lambda: self._cancelled)
             for _ in range(VANISHED_RETRIES):
                 try:
-                    return self._sync(endpoint)
+                    return self._whole(endpoint)
                 except FilesVanished:  # a build goes on, or an editor saves
                     if self._cancelled:
                         raise
@@ -170,7 +183,7 @@ class Sync:
                     # slept.
                 self._stop()
                 self._look()
-            return self._sync(endpoint)
+            return self._whole(endpoint)
         except DiskFull:
             # What has arrived would keep the disk full, and with it every program that writes.
             self._stop()
@@ -185,8 +198,9 @@ class Sync:
         self._keeper.cancel()
         if self._preparing and self._endpoint is not None:
             self._endpoint.cancel()
-        if self._delivery is not None:
-            self._delivery.cancel()
+        for one in (self._delivery, self._cleaning):
+            if one is not None:
+                one.cancel()
 
     def note(self) -> None:
         """Write down what is known now, for the next process.
@@ -226,6 +240,40 @@ class Sync:
             self._check_cancelled()
             self._source.look()
         self._looked = True
+
+    def _whole(self, endpoint: Endpoint) -> Summary:
+        """Sync, and clean the mirror if that is wanted."""
+        done = self._sync(endpoint)
+        return done if self._clean is None else self._clean_up(endpoint, done, self._clean)
+
+    def _clean_up(
+        self, endpoint: Endpoint, done: Summary, wanted: Callable[[Surplus], bool]
+    ) -> Summary:
+        """Remove what the mirror holds and the sync does not send."""
+        from psync.sync.clean import Cleaning, sent_by
+
+        assert self._delivery is not None
+        self._prepare(self._delivery, endpoint)
+        cleaning = self._cleaning = Cleaning(
+            endpoint,
+            self._mirror(endpoint),
+            sent_by(self._source),
+            state=self._state,
+            environ=self._environ,
+            folds_case=self._folds_case,
+        )
+        surplus = cleaning.find()
+        self._check_cancelled()
+        if self._dry:
+            names = (*done.removed_names, *surplus.outermost)
+            return msgspec.structs.replace(done, removed_names=names)
+        if surplus.empty or not wanted(surplus):
+            return done
+        self._check_cancelled()
+        self._keeper.begin()
+        removed = cleaning.remove(surplus)
+        self._end(endpoint, self._source.known or Known(), self._source.parts, None, removed)
+        return msgspec.structs.replace(done, removed=done.removed + len(removed), skipped=False)
 
     def _sync(self, endpoint: Endpoint) -> Summary:
         """Compare, and send what has to be sent."""
@@ -385,27 +433,3 @@ class Sync:
         self._warnings += 1
         if self._warnings <= WARNINGS and self._on_warning is not None:
             self._on_warning(text)
-
-
-class _Looking:
-    """A look at the files here, in a thread of its own."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="look at the files", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._source.look()
-        except BaseException as error:
-            self._error = error
-
-    def join(self) -> None:
-        self._thread.join()
-
-    def result(self) -> None:
-        self._thread.join()
-        if self._error is not None:
-            raise self._error

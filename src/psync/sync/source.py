@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 
@@ -171,6 +172,32 @@ class Source:
         stats = self._stats[tree.destination] = dict(listing.stats)
         stats.update((name, _behind(os.path.join(tree.base, name))) for name in links)
         return Part(tree, listing.entries, links, stats)
+
+
+class Looking:
+    """A look at the files here, in a thread of its own; begins at once."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="look at the files", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._source.look()
+        except BaseException as error:
+            self._error = error
+
+    def join(self) -> None:
+        """Wait for the end of it."""
+        self._thread.join()
+
+    def result(self) -> None:
+        """Wait for the end of it; raises what ``Source.look`` raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
 
 
 def _behind(path: bytes) -> Stat:
