@@ -16,6 +16,7 @@ import socket
 import sys
 import tempfile
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -206,7 +207,8 @@ class Piped(Channel):
 
     def on_err(self, data: bytes) -> None:
         super().on_err(data)
-        os.write(self._words, data)
+        with suppress(OSError):
+            os.write(self._words, data)
 
     def _write(self) -> None:
         while self._queue and self._sink != -1:
@@ -235,7 +237,8 @@ class Piped(Channel):
             os.close(fd)
         self._sink = -1
         status = 98 if self.ended is None else self.ended % 256
-        self._sock.send(b"%d" % status)
+        with suppress(OSError):  # rsync may have ended first, and its shell with it
+            self._sock.send(b"%d" % status)
         self._sock.close()
 
     def abandon(self) -> None:
