@@ -108,6 +108,13 @@ def test_what_is_not_there_is_named(field: Field) -> None:
     assert done.returncode == 125
     assert "has no nothing/here, *.png; psync pull -n . lists" in done.stderr.decode()
     assert b"saves/deep/one" in pulled(field)
+    (field.project / "new").mkdir()
+    done = field.psync("pull", "x", cwd=field.project / "new")
+    assert (done.returncode, lines(done.stderr)[0].split(";")[0]) == (
+        125,
+        f"psync: the mirror on {'this machine' if field.sshd is None else 'there'} has no x",
+    )
+    shutil.rmtree(field.project / "new")
     with Field(sshd=False) as other:
         done = other.psync("pull", "saves")
         assert done.returncode == 125

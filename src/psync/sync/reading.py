@@ -209,13 +209,13 @@ def _failures(said: bytes) -> list[Failure]:
     for line in said.splitlines():
         line = line.strip()
         if match := _VANISHED.fullmatch(line):
-            found.append(Failure(unescaped(match[1]), "it went away meanwhile", errno=2))
+            found.append(Failure(_name(match[1]), "it went away meanwhile", errno=2))
         elif match := _DISCARDED.fullmatch(line):
-            found.append(Failure(unescaped(match[1]), "it changes all the time"))
+            found.append(Failure(_name(match[1]), "it changes all the time"))
         elif match := _SAID.fullmatch(line):
             found.append(
                 Failure(
-                    unescaped(match["name"]),
+                    _name(match["name"]),
                     unescape(match["reason"]),
                     int(match["errno"]),
                     here=(match["side"] or b"").lower() in (b"receiver", b"generator"),
@@ -223,3 +223,8 @@ def _failures(said: bytes) -> list[Failure]:
                 )
             )
     return found
+
+
+def _name(said: bytes) -> bytes:
+    """Take a path as rsync wrote it; one that a daemon confined has ``/./`` in it."""
+    return re.sub(rb"/(?:\./)+", b"/", unescaped(said))
