@@ -198,8 +198,8 @@ def test_trouble_with_the_files_is_not_told_to_strangers(
     _, secret = world.invitations.create(life=60)
     os.remove(f"{world.paths.invitations}.lock")
     os.symlink("/dev/null", f"{world.paths.invitations}.lock")
-    error = world.refused(world.payload(secret))
-    assert error.message == "the daemon cannot pair anybody now"
+    error = world.refused(world.payload(secret), counts=False)
+    assert error.message.startswith("the daemon cannot pair anybody now")
     assert world.paths.data not in str(error)
     assert world.paths.data in caplog.text
     assert world.pairing.open

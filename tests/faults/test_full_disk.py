@@ -5,6 +5,7 @@ The tests run in a process of their own, which ends with the namespace and every
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
@@ -12,13 +13,19 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.support.daemon import Home, python
 from tests.support.waiting import wait_until
 
+from psync.client.invited import introduce
+from psync.errors import Refused, TrustError
 from psync.protocol import messages as m
 from psync.supervisor import record
 from psync.supervisor.log import LogReader
+from psync.transport.enrolment import EnrolRequest
+from psync.transport.identity import ClientIdentity
+from psync.transport.invitation import read_invitation
 
 INSIDE = "PSYNC_TEST_FULL_DISK"
 MIB = 1024 * 1024
@@ -81,16 +88,33 @@ def home(request: pytest.FixtureRequest) -> Iterator[Home | None]:
         yield None
         return
     with Home() as home:
-        os.makedirs(home.paths.state, mode=0o700)
-        subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=16m,mode=700", "tmpfs", home.paths.state],
-            check=True,
-            timeout=30,
-        )
+        mount(home.paths.state, 16)
         yield home
         for directory in home.runs():
             if (owner := record.read_owner(str(directory))).alive:
                 os.kill(owner.pid, 9)
+
+
+def mount(directory: str, size: int) -> None:
+    """Have a disk of so many MiB there."""
+    os.makedirs(directory, mode=0o700)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}m,mode=700", "tmpfs", directory],
+        check=True,
+        timeout=30,
+    )
+
+
+def fill(directory: str) -> Path:
+    """Leave not one byte on that disk."""
+    path = Path(directory) / "all-the-rest"
+    with path.open("wb", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)):
+                pass
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+    return path
 
 
 def ballast(home: Home, size: int) -> Path:
@@ -180,3 +204,31 @@ async def test_a_run_that_is_watched_needs_room_only_for_what_was_not_read(
         ended = await run.ended()
     assert ended.status.code == 7
     assert run.output == written()
+
+
+async def test_who_pairs_is_told_that_the_disk_is_full_and_is_not_to_blame(
+    home: Home | None,
+) -> None:
+    if home is None:
+        return
+    mount(home.paths.data, 1)
+    home.start()
+    invited = home.server("invite")
+    assert invited.returncode == 0, invited.stderr
+    invitation = read_invitation(invited.stdout.decode().strip())
+    rest = fill(home.paths.data)
+    identity = ClientIdentity.load_or_create(str(home.directory / "desk"))
+    request = EnrolRequest(name="desk", client_id=identity.client_id, csr=identity.csr("desk"))
+    with pytest.raises(TrustError, match="No space left") as caught:
+        await introduce(invitation, request)
+    assert "was not used" in caught.value.hint
+    assert home.paths.data not in str(caught.value)
+    assert "not valid" not in home.log
+
+    wrong = msgspec.structs.replace(invitation, secret=bytes(16))
+    with pytest.raises(Refused, match="no such invitation"):  # that is so on a full disk, too
+        await introduce(wrong, request)
+
+    rest.unlink()
+    assert (await introduce(invitation, request)).answer.client_cert
+    assert "Traceback" not in home.log

@@ -7,6 +7,7 @@ daemon's listener hands what a stranger sends to ``InvitedPairing``, which wants
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import Callable
 
@@ -108,7 +109,10 @@ class InvitedPairing:
         return self._ca
 
     async def answer(self, payload: bytes, address: str) -> tuple[bytes, bool]:
-        """Return what is sent back to a stranger, and whether its invitation was good.
+        """Return what is sent back to a stranger, and whether that is not its fault.
+
+        It is where its invitation, or what it sent, is not good; not where this daemon's files are
+        to blame, such as on a full disk.
 
         Locks and cryptography are slow, so they are left to a thread. Cancellation does not stop
         that: an invitation may be used up and a client paired that never hears of it.
@@ -139,9 +143,8 @@ class InvitedPairing:
         except ProtocolError as error:
             return encode(EnrolRefused.of(error)), False
         except (PsyncError, OSError) as error:
-            # the names of files are not for strangers
             logger.error("pairing by invitation failed: %s", printable(str(error)))
-            return encode(EnrolRefused.of(TrustError("the daemon cannot pair anybody now"))), False
+            return encode(EnrolRefused.of(_trouble(error))), True
         logger.info("invitation %s was used from %s", invitation.id, address)
         try:
             answer = _sign(
@@ -162,6 +165,20 @@ class InvitedPairing:
             )
             return encode(EnrolRefused.of(failure)), True
         return encode(answer), True
+
+
+def _trouble(error: PsyncError | OSError) -> TrustError:
+    """Say to a stranger that its invitation could not be used; it is as good as before.
+
+    The names of files are not for strangers. What the system said is: only then is a full disk
+    known for what it is.
+    """
+    cause = error if isinstance(error, OSError) else error.__cause__
+    reason = f": {cause.strerror}" if isinstance(cause, OSError) and cause.strerror else ""
+    hint = "the invitation was not used; its daemon's log says more"
+    if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = "the invitation was not used: free some space on the daemon host, then try again"
+    return TrustError(f"the daemon cannot pair anybody now{reason}", hint=hint)
 
 
 def _sign(

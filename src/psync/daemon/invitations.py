@@ -269,9 +269,14 @@ class Invitations:
         wrong = file.wrong + 1
         if wrong < WRONG:
             logger.warning("%s tried a wrong invitation (%d of %d)", address, wrong, WRONG)
-            self._write(wrong, file.invitations)
+        try:
+            if wrong < WRONG:
+                self._write(wrong, file.invitations)
+                return ()
+            self._write(0, _ended(file.invitations, mine, "withdrawn"))
+        except TrustError as error:  # a full disk makes a wrong secret no better
+            logger.error("a wrong invitation is not counted: %s", printable(str(error)))
             return ()
-        self._write(0, _ended(file.invitations, mine, "withdrawn"))
         logger.error(
             "withdrew %d invitations after %d wrong ones, the last from %s",
             *(len(mine), wrong, address),

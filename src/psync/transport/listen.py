@@ -169,7 +169,7 @@ class _Router:
 
 async def _answer(pairing: Pairing, who: Stranger, exchange: Exchange, payload: bytes) -> None:
     try:
-        answer, let_in = await pairing.answer(payload, who.address)
+        answer, blameless = await pairing.answer(payload, who.address)
     except PsyncError as error:
         who.fail("invitation", f"it could not be paired: {printable(error.message)}")
         exchange.close(picows.WSCloseCode.POLICY_VIOLATION)
@@ -178,7 +178,7 @@ async def _answer(pairing: Pairing, who: Stranger, exchange: Exchange, payload: 
         logger.exception("pairing with %s failed", who.address)
         exchange.close(picows.WSCloseCode.INTERNAL_ERROR)
         return
-    if not let_in:
+    if not blameless:
         who.fail("invitation", "its invitation is not valid")
     exchange.reply(answer)
 

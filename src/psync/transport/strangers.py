@@ -40,9 +40,9 @@ class Pairing(Protocol):
         ...
 
     async def answer(self, payload: bytes, address: str) -> tuple[bytes, bool]:
-        """Return what is sent back to a stranger at ``address``, and whether it was let in.
+        """Return what is sent back to a stranger at ``address``, and whether it did nothing wrong.
 
-        Where it was not, that counts as a failure of its address; so does a ``PsyncError``, after
+        Where it did, that counts as a failure of its address; so does a ``PsyncError``, after
         which the connection is just closed. Cancelled when the stranger's time is up or it hangs
         up.
         """
