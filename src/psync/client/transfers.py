@@ -1,7 +1,7 @@
 """The connection to the daemon as what carries files, for a sync that runs in another thread.
 
 The two talk by ``call_soon_threadsafe`` and ``run_coroutine_threadsafe`` only; what belongs to the
-event loop is touched there.
+event loop is touched there. A link is replaced whole, and what is read of it here never changes.
 """
 
 from __future__ import annotations
@@ -50,15 +50,23 @@ class Transfers:
 
     def check(self) -> None:
         """Raise ``ProtocolError`` if the daemon is of a version that does not take files so."""
-        self._call(self._check())
+        # without a connection this is asked again when there is one
+        link = self._lifeline.link
+        if link is not None and "transfer" not in link.peer.features:
+            name = self._lifeline.name
+            raise ProtocolError(
+                f"the daemon on {name} is of an older version and takes files over ssh only",
+                hint=f'upgrade psync on {name}, or configure transport = "ssh" for it',
+            )
 
     def ready(self) -> bool:
         """Whether there is a connection."""
-        return self._call(self._ready())
+        return self._lifeline.link is not None
 
     def near(self) -> bool:
         """Whether the daemon is on this very machine."""
-        return self._call(self._near())
+        link = self._lifeline.link
+        return link is not None and (link.address == "::1" or link.address.startswith("127."))
 
     def connect(self) -> None:
         """Wait for a connection, made anew if the last one was lost.
@@ -69,7 +77,8 @@ class Transfers:
             PsyncError: as ``Lifeline.ensure``.
         """
         self._lost = False
-        self._call(self._connect())
+        self._call(self._lifeline.ensure())
+        self.check()
 
     def lost(self) -> bool:
         """Whether the connection went away under a transfer since ``connect``."""
@@ -109,26 +118,6 @@ class Transfers:
 
     def _on_loss(self) -> None:
         self._lost = True
-
-    async def _check(self) -> None:
-        # without a connection this is asked again when there is one
-        if self._lifeline.link is not None and "transfer" not in self._lifeline.features:
-            name = self._lifeline.name
-            raise ProtocolError(
-                f"the daemon on {name} is of an older version and takes files over ssh only",
-                hint=f'upgrade psync on {name}, or configure transport = "ssh" for it',
-            )
-
-    async def _ready(self) -> bool:
-        return self._lifeline.link is not None
-
-    async def _near(self) -> bool:
-        link = self._lifeline.link
-        return link is not None and (link.address == "::1" or link.address.startswith("127."))
-
-    async def _connect(self) -> None:
-        await self._lifeline.ensure()
-        await self._check()
 
     def _call(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Have the event loop do it and wait for that."""
