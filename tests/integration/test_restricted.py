@@ -549,17 +549,77 @@ def test_a_program_in_place_of_rsync_is_refused(shut: RestrictedField, command: 
     assert b"uid=" not in done.stderr + done.stdout
 
 
-def test_reading_is_refused(shut: RestrictedField) -> None:
-    loot = shut.directory / "loot-read"
-    for path in ("/etc/passwd", str(tree(shut) / "x")):
+def fetch(field: RestrictedField, path: str, *options: str) -> tuple[int, bytes, list[str]]:
+    """Read with rsync; return its exit status, what it said and the names that came."""
+    loot = field.directory / "loot-read"
+    loot.mkdir()
+    try:
         done = subprocess.run(
-            ["rsync", "-s", "-e", shlex.join(shut.thief()), f"127.0.0.1:{path}", str(loot)],
+            [
+                *("rsync", "-s", "-e", shlex.join(field.thief(*field._shared)), *options),
+                *(f"127.0.0.1:{path}", f"{loot}/"),
+            ],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=30,
         )
-        assert ONLY in done.stderr
-        assert not loot.exists()
+        return done.returncode, done.stderr, [path.name for path in loot.iterdir()]
+    finally:
+        shutil.rmtree(loot)
+
+
+def test_a_clients_own_mirror_can_be_read(shut: RestrictedField) -> None:
+    assert fetch(shut, f"{tree(shut)}/x", "-rlpt", "--safe-links") == (0, b"", ["x"])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/passwd",
+        "{home}/.ssh/authorized_keys",
+        "{root}/",
+        "{mirror}/project.json",
+        "{mirror}/tree/../project.json",
+        "{mirror}/tree/../../../ca/key.pem",
+        "{mirror}/tree/away/passwd",
+        "{mirror}/tree/away/",
+    ],
+)
+def test_reading_anything_else_is_refused(shut: RestrictedField, path: str) -> None:
+    assert shut.sshd is not None
+    mirror = shut.mirror()
+    (mirror / "tree/away").symlink_to("/etc")
+    try:
+        place = path.format(root=mirror.parent, mirror=mirror, home=shut.sshd.home)
+        status, said, names = fetch(shut, place, "-r")
+        assert status != 0
+        assert ONLY in said
+        assert names == []
+    finally:
+        (mirror / "tree/away").unlink()
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "-M--files-from=/etc/passwd",
+        "-M--remove-source-files",
+        "-M--log-file=/tmp/psync-test-log",
+        "-M--copy-unsafe-links",
+        "--copy-links",
+        "--remove-source-files",
+        "-M-K",
+        "-M--daemon",
+        "-M--rsh=id",
+        "--devices",
+        "--owner",
+    ],
+)
+def test_reading_with_another_option_is_refused(shut: RestrictedField, option: str) -> None:
+    status, said, names = fetch(shut, f"{tree(shut)}/x", "-r", *option.split())
+    assert (status != 0, names) == (True, [])
+    assert ONLY in said
+    assert (tree(shut) / "x").exists()
 
 
 @pytest.mark.parametrize("sent", [b"", b"\0\0", b"rsync\0", b"x" * 100_000, b"\0" * 100_000])
