@@ -97,6 +97,7 @@ def test_everything_a_client_can_be_told(home: Home) -> None:
         host = "deck@deck.lan"
         ssh = "ssh -p 2222 -o 'User Name=x'"
         connect = "direct"
+        transport = "websocket"
         address = "deck.lan:8722"
         [targets.pi]
         """
@@ -117,14 +118,16 @@ def test_everything_a_client_can_be_told(home: Home) -> None:
     assert (deck.name, deck.host, deck.connect) == ("deck", "deck@deck.lan", "direct")
     assert deck.ssh == (b"ssh", b"-p", b"2222", b"-o", b"User Name=x")
     assert deck.address == ("deck.lan", 8722)
+    assert deck.transport == "websocket"
     pi = config.find("pi")
     assert (pi.host, pi.ssh, pi.connect, pi.address) == ("pi", (b"ssh",), "auto", None)
+    assert pi.transport == "ssh"
     assert config.include == (b"assets", "données".encode())
     assert config.assets == (b"levels",)
     assert config.env == ((b"GREETING", b"hello\nworld"), (b"odd.name", b""))
     assert config.origin("run.env.odd.name") == "~/game/psync.toml:8"
     assert config.origin("targets.deck.ssh") == "~/.config/psync/config.toml:4"
-    assert config.origin("targets.pi") == "~/.config/psync/config.toml:7"
+    assert config.origin("targets.pi") == "~/.config/psync/config.toml:8"
     assert config.origin("targets.pi.connect") == "default"
 
 
@@ -132,6 +135,15 @@ def test_variables_of_the_program_are_merged_one_by_one(home: Home) -> None:
     home.user('[run.env]\nA = "user"\nB = "user"')
     home.shared('[run.env]\nB = "project"\nC = "project"')
     assert home.client().env == ((b"A", b"user"), (b"B", b"project"), (b"C", b"project"))
+
+
+def test_certificates_of_the_users_own_need_no_ssh(home: Home) -> None:
+    own = 'address = "a:1"\nca = "/ca"\ncert = "/cert"\nkey = "/key"\n'
+    home.user(f'[targets.a]\n{own}[targets.b]\n{own}transport = "ssh"')
+    config = home.client()
+    assert config.find("a").transport == "websocket"
+    assert config.origin("targets.a.transport") == "default"
+    assert config.find("b").transport == "ssh"
 
 
 def test_psync_ssh_stands_above_every_target(home: Home) -> None:
@@ -195,6 +207,7 @@ def test_an_unknown_target_is_named_with_its_origin(home: Home) -> None:
         ("\n[sync]\ninclde = []", "3: sync.inclde: unknown key; did you mean sync.include?"),
         ("include = []", "1: include: unknown key; did you mean sync.include?"),
         ("[run]\ninclude = []", "2: run.include: unknown key; did you mean sync.include?"),
+        ("[targets.a]\ntransport = 'tcp'", "2: targets.a.transport: 'tcp' is neither ssh nor websocket"),
         ("hots = 1", "1: hots: unknown key; did you mean targets.NAME.host?"),
         ("[targets.a]\nhots = 'x'", "2: targets.a.hots: unknown key; did you mean targets.a.host?"),
         ("zzz = 1", "1: zzz: unknown key; known here: target, targets, sync, run"),

@@ -207,3 +207,12 @@ def test_a_refusal_of_psync_server_is_told_in_its_words() -> None:
     assert "--restrict-ssh" in error.hint
     limited = blame(126, said.replace(b"is revoked", b"may only look at runs"))
     assert "psync-server limit" in limited.hint  # pairing again changes no rights
+
+
+@pytest.mark.parametrize("status", [10, 12, 30, 255])
+def test_where_no_ssh_carries_the_bytes_none_is_blamed(status: int) -> None:
+    said = b"some words\nrsync error: error in rsync protocol data stream (code 12) at io.c(2)\n"
+    error = rsync_error(status, said, mirror=b"/m/game-1", host="laptop", ssh=False)
+    assert type(error) is SyncError
+    assert error.message == "the transfer to laptop broke: some words"
+    assert "ssh" not in str(error)

@@ -51,6 +51,18 @@ def test_the_signal_that_ended_it() -> None:
     assert python("import os; os.kill(os.getpid(), 9)").wait(ignore, ignore) == -9
 
 
+def test_descriptors_that_it_inherits() -> None:
+    read, write = os.pipe()
+    try:
+        code = f"import os; os.write({write}, b'here'); os._exit(0)"
+        child = Child([sys.executable, "-c", code], detached=True, pass_fds=[write])
+        assert child.wait(ignore, ignore) == 0
+        assert os.read(read, 10) == b"here"
+    finally:
+        os.close(read)
+        os.close(write)
+
+
 def test_a_missing_command_is_an_os_error() -> None:
     with pytest.raises(FileNotFoundError):
         Child(["no-such-command"], detached=True)

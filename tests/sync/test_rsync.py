@@ -229,6 +229,16 @@ def test_variables_that_change_rsync_have_no_effect(
     assert anywhere.sync(anywhere.plan(assets=["a b"])).wait().files == 1
 
 
+def test_what_is_near_is_not_compressed() -> None:
+    tree = Tree(b"/p", (b"x",), TREE)
+    far = Remote(shell=(b"ssh",), address="a", rsync=b"rsync")
+    near = Remote(shell=(b"ssh",), address="a", rsync=b"rsync", compress=False)
+    assert "-z" in rsync_argv(tree, rsync="rsync", mirror=b"/m", remote=far)[0]
+    argv, _ = rsync_argv(tree, rsync="rsync", mirror=b"/m", remote=near)
+    assert "-s" in argv
+    assert "-z" not in argv
+
+
 def test_the_command_line_hides_nothing_from_a_shell() -> None:
     tree = Tree(b"/p", (b"-a", b"x"), TREE, empty=(b"w*[\\",))
     remote = Remote(

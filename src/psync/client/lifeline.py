@@ -150,6 +150,8 @@ class Lifeline:
         """
         if self._closed:
             raise ConnectionLost("this side closed the connection")
+        if self.link is not None and not self.link.open:  # it is being closed just now
+            await self.link.wait_closed()
         if self.link is None and self._reconnecting is not None:
             await asyncio.wait([self._reconnecting])
         if self.link is None:
@@ -286,8 +288,7 @@ class Lifeline:
 
     def _take(self, link: Link) -> None:
         self.link = link
-        link.on_message = self._on_message
-        link.on_closed = self._on_closed
+        link.on_message, link.on_closed = self._on_message, self._on_closed
         link.on_writable = self._on_writable
 
     def _on_writable(self) -> None:
