@@ -349,7 +349,27 @@ async def test_the_daemon_of_this_machine_is_near(place: Place) -> None:
     assert not remote.compress
 
 
-async def test_unfinished_files_are_asked_to_be_removed() -> None:
+async def test_unfinished_files_are_removed(place: Place) -> None:
+    place.file("sub/deep/a", b"a")
+    await place.sync()
+    tree = place.mirror / "tree"
+    unfinished = [tree / ".psync-partial", tree / "sub/deep/.psync-partial"]
+    for directory in unfinished:
+        directory.mkdir()
+        (directory / "half").touch()
+    kept = place.home.directory / "kept"
+    kept.mkdir()
+    (kept / "file").touch()
+    (tree / "sub/.psync-partial").symlink_to(kept)
+    await asyncio.to_thread(place.endpoint().discard_unfinished, bytes(place.mirror))
+    assert not any(directory.exists() for directory in unfinished)
+    assert (kept / "file").exists()
+    assert place.mirrored()["sub/deep/a"] == b"a"
+    with pytest.raises(Refused, match="not a project's ID"):
+        await asyncio.to_thread(Transfers(place.lifeline).discard, "../x")
+
+
+async def test_a_daemon_that_does_not_answer_what_is_unfinished() -> None:
     daemon = FakeDaemon()
     lifeline = Lifeline(daemon.dial)  # type: ignore[arg-type]
     await lifeline.open()

@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING, NoReturn
 
 from psync.daemon import rsyncgate, sshgate
-from psync.daemon.part import MISSING, NoMirror, open_mirror, open_part
+from psync.daemon.part import MISSING, NoMirror, discard_unfinished, open_part
 from psync.daemon.rsyncgate import Asked, Denied
 from psync.errors import PsyncError
 from psync.paths import ServerPaths
@@ -183,16 +183,8 @@ def _projects_root() -> str:
 
 
 def _discard(project: str, gate: _Gate) -> int:
-    """Remove the directories of unfinished files in a mirror; follows no links."""
-    import shutil
-
     gate.check_project(project)
-    mirror = open_mirror(_projects_root(), project, gate.client)
-    name = os.fsdecode(rsyncgate.PARTIAL_DIR)
-    for _, directories, _, fd in os.fwalk(".", dir_fd=mirror):
-        if name in directories:
-            directories.remove(name)
-            shutil.rmtree(name, ignore_errors=True, dir_fd=fd)
+    discard_unfinished(_projects_root(), project, gate.client)
     return 0
 
 

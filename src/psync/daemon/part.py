@@ -7,7 +7,7 @@ import os
 import msgspec
 
 from psync.daemon.projects import Marker
-from psync.daemon.rsyncgate import Denied, Job
+from psync.daemon.rsyncgate import PARTIAL_DIR, Denied, Job
 from psync.text import printable
 
 MISSING = 11
@@ -86,6 +86,24 @@ def open_mirror(root: str, project: str, client: str) -> int:
         os.close(mirror)
         raise
     return mirror
+
+
+def discard_unfinished(root: str, project: str, client: str) -> None:
+    """Remove the directories of unfinished files in a mirror, as far as possible; follows no links.
+
+    Raises as ``open_mirror``.
+    """
+    import shutil
+
+    name = os.fsdecode(PARTIAL_DIR)
+    mirror = open_mirror(root, project, client)
+    try:
+        for _, directories, _, above in os.fwalk(".", dir_fd=mirror):
+            if name in directories:
+                directories.remove(name)
+                shutil.rmtree(name, ignore_errors=True, dir_fd=above)
+    finally:
+        os.close(mirror)
 
 
 def _owner(mirror: int) -> str | None:

@@ -8,8 +8,8 @@ import os
 from collections.abc import Callable
 
 from psync.daemon.guard import Guard
-from psync.daemon.part import MISSING, NoMirror, open_part
-from psync.daemon.rsyncgate import Denied, asked, job
+from psync.daemon.part import MISSING, NoMirror, discard_unfinished, open_mirror, open_part
+from psync.daemon.rsyncgate import Denied, asked, job, project_id
 from psync.daemon.rsyncserver import GRACE
 from psync.daemon.transfer import Transfer
 from psync.errors import PsyncError, ToolMissing
@@ -23,6 +23,10 @@ MOST_OF_CONNECTION = 8
 
 MOST_OF_CLIENT = 16
 """Transfers of one client at a time, over all its connections."""
+
+DISCARD = (b"psync-server", b"discard")
+"""What a client asks for, with a project's ID, to have unfinished files removed from its mirror: a
+transfer of nothing. Over ssh it is a command."""
 
 logger = logging.getLogger("psync.transfers")
 
@@ -142,6 +146,9 @@ class Transfers:
     # -- inside ------------------------------------------------------------------------
 
     def _start(self, message: m.OpenTransfer, guard: Guard) -> None:
+        if message.command[:2] == DISCARD and len(message.command) == 3:
+            self._discard(message.channel, project_id(message.command[2]), guard)
+            return
         request = asked(message.command)
         if request is None:
             raise Denied("that is not how psync asks for it")
@@ -175,6 +182,21 @@ class Transfers:
         self._transfers[message.channel] = transfer
         self._running.add(transfer)
         guard.transferred(what.project, gives=what.gives)
+
+    def _discard(self, channel: int, project: str, guard: Guard) -> None:
+        """Remove what is unfinished in a mirror, in a thread: there may be many directories."""
+        guard.check_transfer(project)
+        os.close(open_mirror(self._root, project, self._client_id))
+
+        def done(work: asyncio.Future[None]) -> None:
+            if error := work.exception():
+                logger.warning("unfinished files of %s stay: %s", project, error)
+            if self._link.open:
+                self._link.send(m.TransferEnded(channel=channel, status=1 if error else 0))
+
+        asyncio.get_running_loop().run_in_executor(
+            None, discard_unfinished, self._root, project, self._client_id
+        ).add_done_callback(done)
 
     def _answer_missing(self, channel: int, words: str) -> None:
         """Say what rsync would have said, so that the client need not know the difference."""
