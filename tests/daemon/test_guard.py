@@ -74,6 +74,7 @@ def test_a_client_may_do_everything_unless_it_is_limited(guard: Any) -> None:
     one.check_start(spec(project=GAME), 0)
     one.check_act(None)
     one.check_act(GAME)
+    one.check_transfer(GAME)
     assert one.check_see(None)
     assert one.check_see(GAME)
     assert one.may_act(GAME)
@@ -86,6 +87,7 @@ def test_a_viewer_sees_and_does_nothing(guard: Any, log: Path) -> None:
     assert not one.may_act(GAME)
     deeds: list[Callable[[], object]] = [
         lambda: one.check_open(GAME),
+        lambda: one.check_transfer(GAME),
         lambda: one.check_start(spec(), 0),
         lambda: one.check_act(GAME),
         lambda: one.check_act(None),
@@ -94,7 +96,7 @@ def test_a_viewer_sees_and_does_nothing(guard: Any, log: Path) -> None:
         with pytest.raises(Refused, match="may only look at runs") as refused:
             deed()
         assert "psync-server limit desk --run" in refused.value.hint
-    assert [event["event"] for event in events(log)] == ["refused"] * 4
+    assert [event["event"] for event in events(log)] == ["refused"] * 5
 
 
 @pytest.mark.parametrize(
@@ -116,10 +118,12 @@ def test_projects(guard: Any, patterns: tuple[str, ...], project: str | None, ma
     assert one.may_act(project) is may
     if may:
         one.check_start(spec(project=project), 0)
+        one.check_transfer(project or GAME)
         return
     deeds: list[Callable[[], object]] = [
         lambda: one.check_start(spec(project=project), 0),
         lambda: one.check_act(project),
+        lambda: one.check_transfer(project or "tool-0123"),
     ]
     for deed in deeds:
         with pytest.raises(Refused, match="may not use") as refused:
@@ -200,7 +204,15 @@ def test_what_happens_is_written_down(guard: Any, log: Path) -> None:
     )
     one.attached("0a1b", "read only")
     one.stopped("0a1b", "killed")
-    opened, started, attached, stopped = events(log)
+    one.transferred(GAME, gives=False)
+    one.transferred(GAME, gives=True)
+    opened, started, attached, stopped, came, went = events(log)
+    assert (came["event"], came["project"], came["reason"]) == (
+        "transferred",
+        GAME,
+        "into the mirror",
+    )
+    assert (went["event"], went["reason"]) == ("transferred", "out of the mirror")
     assert (opened["event"], opened["project"]) == ("opened", GAME)
     assert started["command"] == "./game --level 3"
     assert (started["client"], started["address"]) == ("desk", "192.0.2.7")

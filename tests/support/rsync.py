@@ -133,6 +133,11 @@ class Channel:
         assert self.ended is not None, self.refused or self.client.error
         return self.ended
 
+    async def refusal_of(self, command: tuple[bytes, ...], arguments: bytes) -> m.Refused:
+        """Ask for an rsync that must be refused."""
+        self.open(command, arguments)
+        return await self.refusal()
+
     async def refusal(self) -> m.Refused:
         """Wait for the refusal."""
         await self.client.wait(lambda: self.over or self.client.closed)
@@ -152,6 +157,12 @@ class Piped(Channel):
         self._command: tuple[bytes, ...] = ()
         self._queue: deque[bytes] = deque()
         self._reading = False
+        self.holds = False
+
+    def go(self) -> None:
+        """Begin to send."""
+        self.holds = False
+        self.on_ack()
 
     def begin(self, command: bytes) -> None:
         self._command = tuple(command.split(b"\0"))
@@ -174,7 +185,7 @@ class Piped(Channel):
         self.on_ack()
 
     def on_ack(self) -> None:
-        if not self._reading and self._source != -1:
+        if not self._reading and not self.holds and self._source != -1:
             self._reading = True
             self._loop.add_reader(self._source, self._read)
 
@@ -280,14 +291,16 @@ class Shell:
     Args:
         client: the connection that they share.
         acks: acknowledge what comes.
+        holds: send nothing before ``Piped.go``.
 
     Attributes:
         channels: the transfers so far.
     """
 
-    def __init__(self, client: Client, *, acks: bool = True) -> None:
+    def __init__(self, client: Client, *, acks: bool = True, holds: bool = False) -> None:
         self.client = client
         self.channels: list[Piped] = []
+        self._holds = holds
         self._acks = acks
         self.directory = Path(tempfile.mkdtemp(prefix="psync-rsh-", dir="/tmp"))
         self._listener = socket.socket(socket.AF_UNIX)
@@ -319,6 +332,7 @@ class Shell:
             command, fds, _, _ = socket.recv_fds(sock, 65536, 3)
             channel = Piped(self.client, sock, fds)
             channel.acks = self._acks
+            channel.holds = self._holds
             self.channels.append(channel)
             channel.begin(command)
 
