@@ -144,3 +144,15 @@ async def test_clocks_are_watched_only_while_there_are_runs() -> None:
     stage.exit(0)
     await settled()
     assert stage.lifeline._watch._timer is None
+
+
+async def test_a_connection_that_is_being_closed_is_none() -> None:
+    stage = await begun()
+    stage.attach()
+    stage.exit(0)
+    await stage.run.wait()
+    before = stage.link
+    before.leave()
+    await stage.lifeline.ensure()
+    assert stage.link is not before
+    stage.lifeline.send(m.Ack(1, 0))  # would raise on the one before

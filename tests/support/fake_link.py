@@ -75,6 +75,14 @@ class FakeLink:
 
     async def wait_closed(self) -> None:
         assert not self.open
+        await asyncio.sleep(0)  # the owner is told before whoever waits here
+
+    def leave(self) -> None:
+        """The daemon says that it leaves; the owner is told a moment later."""
+        self.open = False
+        self._news.set()
+        gone = ConnectionLost("the daemon left")
+        asyncio.get_running_loop().call_soon(lambda: self.on_closed(gone))
 
     # -- what the test calls ------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from psync.model import HostFacts, Stream
 from psync.protocol import messages as m
 from psync.protocol.codec import encode
 from psync.transport.authority import Authority
-from psync.transport.connect import connect
+from psync.transport.connect import HungUp, connect
 from psync.transport.identity import ClientIdentity, key_path
 from psync.transport.link import HEADROOM, UNSENT, WRITE_HIGH_WATER, Link, limit_unsent
 from psync.transport.listen import listen, quiet_strangers
@@ -205,8 +205,9 @@ async def test_wrong_name_and_wrong_ca_are_the_wrong_daemon(host: Host, tmp_path
     stranger = Host(tmp_path / "stranger")
     with pytest.raises(WrongDaemon):
         await host.connect(tls=_with_ca(host, stranger))
-    with pytest.raises(NotPaired):
+    with pytest.raises(HungUp, match="does not accept it, or something cuts") as caught:
         await host.connect(tls=_with_ca(stranger, host))
+    assert "psync pair" in caught.value.hint
 
 
 def _with_ca(client: Host, trusted: Host) -> ssl.SSLContext:
@@ -215,6 +216,39 @@ def _with_ca(client: Host, trusted: Host) -> ssl.SSLContext:
     return client_context(
         trusted.authority.server.ca, str(own / "client.crt"), key_path(str(own / "identity"))
     )
+
+
+@pytest.mark.parametrize("orderly", [True, False])
+async def test_a_connection_cut_again_and_again_is_no_refusal(host: Host, orderly: bool) -> None:
+    """By something in between, once the client has shown its certificate."""
+    port = host.where[1]
+    cuts = 0
+
+    async def between(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal cuts
+        there, onward = await asyncio.open_connection("127.0.0.1", port)
+        onward.write(await reader.read(65536))
+        answered = asyncio.create_task(_pass(there, writer))
+        assert await reader.read(65536)  # the client's certificate
+        cuts += 1
+        answered.cancel()
+        await asyncio.wait([answered])
+        onward.transport.abort()
+        if orderly:
+            writer.close()
+        else:
+            writer.transport.abort()
+
+    async with await asyncio.start_server(between, "127.0.0.1", 0) as server:
+        host.where = server.sockets[0].getsockname()
+        with pytest.raises(ConnectError):
+            await host.connect()
+    assert cuts >= (4 if orderly else 2)
+
+
+async def _pass(there: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await there.read(65536):
+        writer.write(data)
 
 
 async def test_nobody_listens(host: Host) -> None:

@@ -19,12 +19,12 @@ import websockets
 from tests.transport.peers import Files, Pair, self_signed
 from websockets.asyncio.client import connect as websockets_connect
 
-from psync.errors import ConnectError, NotPaired, ProtocolError, PsyncError, Refused
+from psync.errors import ConnectError, ProtocolError, PsyncError, Refused
 from psync.model import HostFacts
 from psync.protocol import messages as m
 from psync.protocol.codec import HEADER
 from psync.transport import certificates, door as doors
-from psync.transport.connect import connect
+from psync.transport.connect import HungUp, connect
 from psync.transport.contexts import ServerContexts
 from psync.transport.door import Door
 from psync.transport.gate import Gate, GateLimits
@@ -217,7 +217,7 @@ async def test_a_bad_certificate_never_gets_in(
             files = house.pair.client_signed_at(time.time() - year - 60)
         else:
             files = house.pair.server
-        with pytest.raises(NotPaired):
+        with pytest.raises(HungUp):
             await house.connect(files)
         assert (await house.noted_once("handshake")).text.startswith("turned away 127.0.0.1: its")
         await house.empty()
@@ -454,7 +454,7 @@ async def test_bad_certificates_and_lateness_are_failures(tmp_path: Path) -> Non
         with house.raw() as sock:
             assert await read_all(sock) == DENIED
         house.clock.now += 3600
-        with contextlib.suppress(ConnectError, NotPaired):
+        with contextlib.suppress(ConnectError):
             await house.connect(self_signed(tmp_path / "stranger", time.time()))
         with house.raw() as sock:
             assert await read_all(sock) == DENIED

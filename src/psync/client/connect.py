@@ -39,7 +39,7 @@ from psync.errors import (
 from psync.model import HostFacts
 from psync.paths import ClientPaths
 from psync.sync.ssh import SharedConnection
-from psync.transport.connect import Where, connect
+from psync.transport.connect import HungUp, Where, connect
 from psync.transport.identity import key_path
 from psync.transport.link import Link
 from psync.transport.tls import client_context
@@ -119,7 +119,7 @@ class Connector:
         """Connect to a daemon that says of itself, over ssh, that it is there."""
         try:
             return await self._attempt()
-        except SSHError:
+        except (SSHError, HungUp):
             raise
         except ConnectError as error:
             port = self._known().port
@@ -220,13 +220,27 @@ class Connector:
             raise refusal(said, self.spec) or error from error
 
     async def _over(self, where: Where) -> Link:
-        return await connect(
-            where,
-            tls=self._context(),
-            server_name=self._known().server_name,
-            software=f"psync {psync.__version__}",
-            timeout=CONNECT_TIMEOUT,
-        )
+        try:
+            return await connect(
+                where,
+                tls=self._context(),
+                server_name=self._known().server_name,
+                software=f"psync {psync.__version__}",
+                timeout=CONNECT_TIMEOUT,
+            )
+        except HungUp as error:
+            raise self._refusal(error) from error
+
+    def _refusal(self, error: HungUp) -> PsyncError:
+        """Return what it means that the daemon hangs up without a word."""
+        from psync.transport.standing import fault_of
+
+        own = self.spec.own
+        files = (self.files.certificate, self.files.ca) if own is None else (own.cert, own.ca)
+        if fault := fault_of(*files, own=own is not None):
+            return NotPaired(fault, hint="run: psync pair HOST")
+        hint = error.hint.replace("psync pair HOST", self.spec.pair_command)
+        return HungUp(error.message, hint=hint)
 
     def _context(self) -> ssl.SSLContext:
         """Return what to connect with; read again once a renewed certificate is there."""

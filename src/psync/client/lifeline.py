@@ -22,7 +22,7 @@ import msgspec
 from psync.client.requests import Answer, Request, Requests
 from psync.client.silence import Silence
 from psync.client.wakeup import ClockWatch, boottime
-from psync.errors import ConnectionLost, Fault, NotPaired, ProtocolError, PsyncError
+from psync.errors import ConnectionLost, Fault, ProtocolError, PsyncError
 from psync.model import Overflow, RunSpec
 from psync.protocol.messages import (
     HEARTBEAT_TIMEOUT,
@@ -61,10 +61,6 @@ and so is the host that is not there."""
 
 PATIENT_PAUSE = 5.0
 """Seconds between attempts in the end."""
-
-REFUSALS = 3
-"""So many times in a row a daemon has to refuse a client that it had accepted before. Under TLS 1.3
-a refusal whose alert is lost looks like a network, or a daemon, that ended at that moment."""
 
 WAKING = 60.0
 """Seconds of attempts after this machine woke up, however long it slept: its network needs a moment
@@ -361,7 +357,6 @@ class Lifeline:
     async def _reconnect(self, error: PsyncError) -> None:
         """Dial until it works, or until nothing waits for it any more."""
         lost_at = boottime()
-        refusals = 0
         pause = min(FIRST_PAUSE * 2 ** min(self._barren, 10), LONGEST_PAUSE)
         if self._barren:  # what ended them so soon may well end the next one
             await self._rest(pause)
@@ -372,8 +367,7 @@ class Lifeline:
                 if link is not None:
                     break
             except PsyncError as failure:
-                refusals = refusals + 1 if isinstance(failure, NotPaired) else 0
-                if not worth_retrying(failure) and not 0 < refusals < REFUSALS:
+                if not worth_retrying(failure):
                     self._fail_runs(failure)
                     return
                 error = failure

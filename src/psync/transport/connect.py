@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import picows
 
-from psync.errors import ConnectError, DaemonNotRunning, NotPaired, ProtocolError, PsyncError
+from psync.errors import ConnectError, DaemonNotRunning, ProtocolError, PsyncError
 from psync.protocol.connection import Side, client_hello
 from psync.protocol.messages import SUBPROTOCOL
 from psync.text import printable
@@ -26,8 +26,16 @@ VERDICT = 0.5
 it has seen. One that accepts it waits for a request, and says nothing."""
 
 LOOKS = 3
-"""So many times a daemon has to hang up on this client's certificate before that is believed. With
-TLS 1.3 a refusal that lost its alert looks like a network that was cut at that moment."""
+"""So many times what answers has to hang up on this client's certificate before that is told apart
+from one cut. It still proves no refusal: one that lost its alert and a cut look the same."""
+
+
+class HungUp(ConnectError):
+    """The right daemon hung up, again and again, once it had seen this client's certificate.
+
+    It may have refused it without a word, or the connection is cut on the way. ``standing`` knows
+    more about the certificate.
+    """
 
 
 class Opener(Protocol):
@@ -73,7 +81,8 @@ async def connect(
         DaemonNotRunning: nobody listens there.
         ConnectError: the address cannot be reached, or not in time.
         WrongDaemon: the other side's certificate is not the one expected.
-        NotPaired: the daemon does not accept this client.
+        NotPaired: the daemon says that it does not accept this client.
+        HungUp: it says nothing, and hangs up.
         ProtocolError: something else than a psync daemon answers, or no common version.
 
     Cancellation closes whatever was opened.
@@ -206,8 +215,10 @@ async def _diagnose(where: Where, tls: ssl.SSLContext, server_name: str) -> Psyn
         )
         if found is not None:
             return found
-    return NotPaired(
-        "the daemon does not accept this client's certificate", hint="run: psync pair HOST"
+    return HungUp(
+        f"{_name(where)} hung up {LOOKS} times when it saw this client's certificate: it does not "
+        "accept it, or something cuts the connection",
+        hint="try again; if it stays so, run: psync pair HOST",
     )
 
 
