@@ -12,7 +12,8 @@ import pytest
 from tests.support.daemon import Home
 from tests.support.waiting import alive, wait_until
 
-from psync.daemon.service import LOG_LIMIT, ensure, running
+from psync.daemon.logfile import LARGEST
+from psync.daemon.service import ensure, running
 from psync.errors import ConfigError, PsyncError
 
 
@@ -90,9 +91,9 @@ def test_a_daemon_that_dies_at_once(home: Home) -> None:
 def test_a_large_log_is_moved_aside(home: Home) -> None:
     os.makedirs(home.paths.state, 0o700)
     with open(home.paths.log, "wb") as log:
-        log.truncate(LOG_LIMIT + 1)
+        log.truncate(LARGEST + 1)
     ensure(home.paths, home.env)
-    assert os.stat(f"{home.paths.log}.1").st_size == LOG_LIMIT + 1
+    assert os.stat(f"{home.paths.log}.1").st_size == LARGEST + 1
     assert os.stat(home.paths.log).st_size < 1000
 
 

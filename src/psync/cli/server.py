@@ -117,6 +117,7 @@ def _serve_until_stopped(listen: list[str] | None, ready: Callable[[Presence], N
 
     from psync.config import load_server
     from psync.daemon.guard import ClientLimits
+    from psync.daemon.logfile import LogFile
     from psync.daemon.retention import Retention
     from psync.daemon.runs import LogLimits
     from psync.daemon.server import Daemon, ServerSettings
@@ -125,7 +126,7 @@ def _serve_until_stopped(listen: list[str] | None, ready: Callable[[Presence], N
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
+        handlers=[LogFile(_paths().log)],
     )
     config = load_server(environ=os.environ, flags={"--listen": listen})
     settings = ServerSettings(

@@ -23,6 +23,7 @@ from typing import Literal
 import msgspec
 
 from psync.daemon.clientlist import ClientRecord
+from psync.daemon.few import Few
 from psync.errors import TrustError
 from psync.model import RunInfo
 from psync.text import printable
@@ -119,7 +120,7 @@ class Audit:
         self._kept = kept
         self._clock = clock
         self._trouble = ""
-        self._refusals: dict[str, _Refusals] = {}
+        self._refusals = Few(REFUSALS)
 
     def write(
         self,
@@ -169,18 +170,9 @@ class Audit:
 
     def refused(self, client: ClientRecord, address: str, reason: str, run: str = "") -> None:
         """Write that a client was refused something; many in a short time become one line."""
-        now = time.monotonic()
-        count = self._refusals.get(client.client_id)
-        if count is None or now >= count.since + 60.0:
-            left_out = count.left_out if count is not None else 0
-            count = self._refusals[client.client_id] = _Refusals(now)
-        else:
-            left_out = 0
-        count.seen += 1
-        if count.seen > REFUSALS:
-            count.left_out += 1
-            return
-        self.write("refused", client, address=address, run=run, reason=reason, more=left_out)
+        more = self._refusals.left_out(client.client_id)
+        if more is not None:
+            self.write("refused", client, address=address, run=run, reason=reason, more=more)
 
     def exited(self, run: RunInfo) -> None:
         """Write that a run has ended. What ended while no daemon ran, ``psync ps -a`` knows."""
@@ -231,15 +223,6 @@ class Audit:
                 _rename(self._path, f"{self._path}.1")
         except TrustError:
             return  # another process is at it
-
-
-class _Refusals:
-    __slots__ = ("left_out", "seen", "since")
-
-    def __init__(self, since: float) -> None:
-        self.since = since
-        self.seen = 0
-        self.left_out = 0
 
 
 def rfc3339(seconds: float) -> str:

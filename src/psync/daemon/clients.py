@@ -15,6 +15,8 @@ from collections.abc import Callable
 import msgspec
 
 from psync.daemon.access import ClientRecord
+from psync.daemon.audit import REFUSALS
+from psync.daemon.few import Few
 from psync.daemon.guard import Guard
 from psync.daemon.listing import no_such_run
 from psync.daemon.projects import Projects
@@ -37,6 +39,8 @@ MAX_CHANNELS = 256
 
 LOGGED = 200
 """Characters of a client's words that go into the log."""
+
+_refusals = Few(REFUSALS)  # of all connections of this daemon
 
 
 class _Attachment(msgspec.Struct, eq=False):
@@ -300,7 +304,10 @@ class ClientConnection:
     def _refuse(self, channel: int, error: PsyncError) -> None:
         # the message may repeat what the client said, at any length
         message = error.message[:LONGEST_MESSAGE]
-        logger.info("refused %s: %s", printable(self.client.name), message[:LOGGED])
+        more = _refusals.left_out(self.client.client_id)
+        if more is not None:
+            also = f" (and {more} more before)" if more else ""
+            logger.info("refused %s: %s%s", printable(self.client.name), message[:LOGGED], also)
         self.link.send(
             m.Refused(channel=channel, code=error.code, message=message, hint=error.hint)
         )

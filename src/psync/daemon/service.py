@@ -19,9 +19,6 @@ from psync.paths import ServerPaths, private_directory
 START_TIMEOUT = 20.0
 """Seconds a daemon has to get ready; making the CA is the longest part of the very first start."""
 
-LOG_LIMIT = 4 * 1024 * 1024
-"""Bytes of daemon.log after which the next start moves it aside to daemon.log.1."""
-
 
 class Readiness(msgspec.Struct, frozen=True):
     """What a daemon writes, as one JSON object, into the pipe ``--ready-fd``: one of the two."""
@@ -62,11 +59,6 @@ def ensure(paths: ServerPaths, environ: Mapping[str, str]) -> Presence:
 def _start(paths: ServerPaths, environ: Mapping[str, str]) -> Presence | None:
     """Start a daemon; return None where another one was quicker."""
     private_directory(paths.state)
-    try:
-        if os.stat(paths.log).st_size > LOG_LIMIT:
-            os.replace(paths.log, f"{paths.log}.1")
-    except FileNotFoundError:
-        pass
     log = os.open(paths.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     ours, theirs = os.pipe()
     try:

@@ -1,7 +1,7 @@
 """Whether a daemon has reason to refuse this client's certificate, as far as this side can tell.
 
 A daemon that refuses a certificate in the TLS 1.3 handshake hangs up, and the alert that says why
-may never leave it (this one's never does: aiofastnet drops it). What the client sees then is the end
+may never leave it (aiofastnet drops it, on the daemon's side). What the client sees then is the end
 of the connection, which is also what a cut looks like, so it proves nothing. The certificate itself
 does: its dates, and who signed it.
 """
