@@ -1,15 +1,20 @@
 """Marks of unfinished syncs, notes of finished ones, across daemons."""
 
+import asyncio
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from psync.daemon import seals
+from psync.daemon import mark, seals
+from psync.daemon.look import NotToBeNoted
+from psync.daemon.mark import MARK, unfinished
 from psync.daemon.projects import Projects
-from psync.daemon.seals import MARK, NOTE, Seals, unfinished
+from psync.daemon.seals import NOTE, Seals
 from psync.errors import DestinationError, Refused
 
 
@@ -100,8 +105,7 @@ async def test_what_somebody_writes_during_a_sync_is_not_trusted(mirror: Path) -
 async def test_an_end_whose_beginning_nobody_saw_trusts_nothing(mirror: Path) -> None:
     known = Seals()
     known.finish(str(mirror))
-    seal = await known.end(str(mirror), "", ())
-    assert await changed(mirror, known, seal) == {b"tree/a", b"tree/d/b", b"outside/c"}
+    assert await known.end(str(mirror), "", ()) == ""
 
 
 async def test_a_restored_backup_is_another_mirror(mirror: Path) -> None:
@@ -192,6 +196,162 @@ async def test_the_note_in_memory_goes_after_a_while(
 async def test_a_link_in_place_of_the_mark_is_not_followed(mirror: Path) -> None:
     target = mirror.parent / "target"
     (mirror / MARK).symlink_to(target)
-    with pytest.raises(DestinationError):
-        Seals().begin(str(mirror))
+    Seals().begin(str(mirror))
     assert not target.exists()
+    assert not (mirror / MARK).is_symlink()
+
+
+# -- what nobody can tell ------------------------------------------------------------------
+
+
+async def test_a_change_right_after_the_end_is_told(mirror: Path) -> None:
+    """It may fall into the step of the clock in which the file was sent, and hide its time."""
+    known = Seals()
+    path = mirror / "tree/a"
+    for round_ in range(20):
+        known.begin(str(mirror))
+        path.write_text(f"sent {round_:03}")
+        os.utime(path, (1e9 + 0.5, 1e9 + 0.5))
+        known.finish(str(mirror))
+        seal = await known.end(str(mirror), "", ())
+        path.write_text(f"else {round_:03}")
+        os.utime(path, (1e9 + 0.5, 1e9 + 0.5))
+        assert await changed(mirror, known, seal) == {b"tree/a"}
+
+
+async def test_what_was_sent_and_removed_before_anybody_looked_is_told(mirror: Path) -> None:
+    known = Seals()
+    base = await synced(mirror, known)
+    known.begin(str(mirror))
+    (mirror / "tree/a").unlink()  # a run that goes on does this
+    known.finish(str(mirror))
+    for names in ([b"tree/a"], ()):
+        seal = await known.end(str(mirror), base if names else "", names)
+        assert await changed(mirror, known, seal) == {b"tree/a"}
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+async def test_many_that_are_gone_leave_no_note(
+    mirror: Path, by_name: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seals, "MOST_DOUBTS", 5)
+    known = Seals()
+    for number in range(6):
+        (mirror / f"tree/{number}").touch()
+        os.utime(mirror / f"tree/{number}", (1e9 + 0.5, 1e9 + 0.5))
+    base = await synced(mirror, known)
+    known.begin(str(mirror))
+    for number in range(6):
+        (mirror / f"tree/{number}").unlink()
+    known.finish(str(mirror))
+    names = [b"tree/%d" % number for number in range(6)]
+    end = (base, names) if by_name else ("", ())
+    assert await known.end(str(mirror), *end) == ""
+    assert await changed(mirror, known, base) is None
+    assert await changed(mirror, known, await synced(mirror, known)) == set()
+
+
+async def test_a_clock_that_is_behind_the_clients_leaves_no_note(
+    mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seals, "MOST_DOUBTS", 2)
+    ahead = time.time() + 3600
+    for name in ("tree/a", "tree/d/b", "outside/c"):
+        os.utime(mirror / name, (ahead, ahead))
+    assert await synced(mirror, Seals()) == ""
+
+
+async def test_a_clock_that_was_set_during_a_sync_leaves_no_note(
+    mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = Seals()
+    base = await synced(mirror, known)
+    known.begin(str(mirror))
+    offset = mark._offset
+    monkeypatch.setattr(mark, "_offset", lambda: offset() - 10**10)
+    known.finish(str(mirror))
+    assert await known.end(str(mirror), base, [b"tree/a"]) == ""
+    assert await changed(mirror, known, base) is None
+
+
+async def test_a_name_that_leaves_the_mirror_leaves_no_note(mirror: Path) -> None:
+    known = Seals()
+    base = await synced(mirror, known)
+    known.begin(str(mirror))
+    known.finish(str(mirror))
+    assert await known.end(str(mirror), base, [b"tree/../../../etc/passwd"]) == ""
+
+
+# -- at the same time ----------------------------------------------------------------------
+
+
+async def test_two_ends_of_one_project_take_turns(mirror: Path) -> None:
+    known = Seals()
+    base = await synced(mirror, known)
+    known.begin(str(mirror))
+    (mirror / "tree/a").write_text("sent, and longer")
+    os.utime(mirror / "tree/a", (1e9 + 1.5, 1e9 + 1.5))
+    known.finish(str(mirror))
+    first, second = await asyncio.gather(
+        known.end(str(mirror), base, [b"tree/a"]), known.end(str(mirror), base, [b"tree/a"])
+    )
+    assert await changed(mirror, known, second) == set()
+    assert await changed(mirror, known, first) is None
+    await known.written()
+    assert await changed(mirror, Seals(), second) == set()
+
+
+async def test_a_sync_that_begins_meanwhile_makes_a_note_void(mirror: Path) -> None:
+    known = Seals()
+    known.begin(str(mirror))
+    known.finish(str(mirror))
+    async with known._use(str(mirror)):  # somebody else's request goes on
+        ending = asyncio.create_task(known.end(str(mirror), "", ()))
+        await asyncio.sleep(0)
+        known.begin(str(mirror))
+    assert await ending == ""
+    known.finish(str(mirror))
+    seal = await known.end(str(mirror), "", ())
+    async with known._use(str(mirror)):
+        checking = asyncio.create_task(known.check(str(mirror), seal))
+        await asyncio.sleep(0)
+        known.begin(str(mirror))
+        known.finish(str(mirror))
+    assert not (await checking).known
+
+
+async def test_who_has_gone_is_not_worked_for(
+    mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    looking = asyncio.Event()
+
+    def endless(_top: int, _trust: object, stop: threading.Event) -> NoReturn:
+        loop.call_soon_threadsafe(looking.set)
+        stop.wait(30)
+        raise NotToBeNoted("given up")
+
+    known = Seals()
+    with monkeypatch.context() as patched:
+        patched.setattr(seals, "look", endless)
+        ending = asyncio.create_task(synced(mirror, known))
+        await asyncio.wait_for(looking.wait(), 10)
+        ending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(ending, 10)
+    seal = await asyncio.wait_for(synced(mirror, known), 10)
+    assert await changed(mirror, known, seal) == set()
+    await known.close()
+
+
+async def test_few_notes_are_kept_in_memory(mirror: Path) -> None:
+    known = Seals()
+    mirrors = [mirror, *(mirror.parent / f"p-{number}" for number in range(2, 6))]
+    for other in mirrors[1:]:
+        shutil.copytree(mirror, other)
+    for one in mirrors:
+        assert await synced(one, known)
+    await known.written()
+    assert len(known._projects) == seals.MOST_KEPT
+    assert all(not project.users for project in known._projects.values())
+    await known.close()

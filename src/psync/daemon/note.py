@@ -1,216 +1,181 @@
-"""What every path of a mirror is like: made after a sync, compared before the next one.
+"""What every path of a mirror was like when a sync had ended, and the file that says so.
 
-    <project>/note       a line of JSON, then msgpack of what the line has the CRC of
+    <project>/note       a line that names the format, the CRC-32 of the rest, the rest in msgpack
 
-A path is noted as ``Looked``. A file's times tell whether it was written to since: but only if they
-are older than the sync itself. rsync gives a file the time that it has at its source, so one with a
-newer time was written by somebody else while the sync went on, or is so young that a later change
-could bear the same time. Of such a file the note says that nobody can tell.
-
-Nothing here follows a link in the mirror, which programs may write to.
+A mirror may have half a million paths, and its note is read, compared and written while somebody
+waits. So there is one record for each directory and not for each path: its names, and one after
+another what is known of each. That is some 50 bytes for a path, in memory and on the disk, and
+takes milliseconds to read.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping
+from typing import Self
 
 import msgspec
 
-from psync.paths import write_atomic
+FORMAT = b"psync note 1\n"
 
-FORMAT = 1
+MOST_BYTES = 1 << 30
+"""Bytes of a note that is read; there is none so large."""
 
-PARTS = (b"tree", b"outside")
+_CRC = struct.Struct("<I")
+_STATUS = struct.Struct("<IqqqQ")
 
-PARTIAL_DIR = b".psync-partial"
-"""Where unfinished files wait; not part of the mirror."""
+NOBODY_KNOWS = bytes(_STATUS.size)
+"""What is noted of a path of which nobody can tell whether it changed. No path is like that."""
 
-STEP = 20_000_000
-"""Nanoseconds within which two writes may bear the same time; Linux's clock for it steps every
-10 ms at most (CONFIG_HZ=100)."""
 
-COARSE_STEP = 2_000_000_000
-"""The same where times have whole seconds: FAT's step."""
+def packed(status: os.stat_result) -> bytes:
+    """Return what is noted of a path: kind and mode, size, times of modification and of change in
+    nanoseconds, inode."""
+    try:
+        return _STATUS.pack(
+            status.st_mode,
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+            status.st_ino,
+        )
+    except struct.error:  # a time centuries away
+        return NOBODY_KNOWS
 
-_SECOND = 1_000_000_000
 
-Looked = tuple[int, ...]
-"""Mode, size, time of modification and of change in nanoseconds, inode; of a directory only the
-mode; empty where nobody can tell."""
+class Folder(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One directory.
 
-Paths = dict[bytes, Looked]
-"""By path in the mirror, such as ``tree/game``."""
+    Attributes:
+        mode: kind and mode.
+        names: of what is in it and is no directory, a NUL byte between any two.
+        stats: for each of them what ``packed`` returned, or ``NOBODY_KNOWS``.
+    """
+
+    mode: int
+    names: bytes = b""
+    stats: bytes = b""
+
+    @classmethod
+    def of(cls, mode: int, entries: Mapping[bytes, bytes]) -> Self:
+        """Return the record of a directory from its entries."""
+        return cls(mode, b"\0".join(entries), b"".join(entries.values()))
+
+    @property
+    def count(self) -> int:
+        """How many names there are."""
+        return len(self.stats) // _STATUS.size
+
+    def listed(self) -> list[bytes]:
+        """Return the names."""
+        return self.names.split(b"\0") if self.names else []
+
+    def entries(self) -> dict[bytes, bytes]:
+        """Return what is noted, by name."""
+        size = _STATUS.size
+        stats = self.stats
+        pieces = [stats[at : at + size] for at in range(0, len(stats), size)]
+        return dict(zip(self.listed(), pieces, strict=True))
+
+    def differing(self, directory: int) -> list[bytes]:
+        """Return the names that are not what they were, or of which nobody can tell.
+
+        Args:
+            directory: open descriptor of what is there now.
+        """
+        # 100,000 names come through here while somebody waits: nothing is called that need not be.
+        changed = []
+        look, pack, stats, size = os.stat, _STATUS.pack, self.stats, _STATUS.size
+        at = 0
+        for name in self.listed():
+            end = at + size
+            try:
+                now = look(name, dir_fd=directory, follow_symlinks=False)
+                same = stats[at:end] == pack(
+                    now.st_mode, now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino
+                )
+            except (OSError, struct.error):
+                same = False
+            if not same:
+                changed.append(name)
+            at = end
+        return changed
+
+
+Folders = dict[bytes, Folder]
+"""By path in the mirror, such as ``tree/assets``."""
+
+
+class Note(msgspec.Struct, frozen=True, array_like=True):
+    """What a mirror was like.
+
+    Attributes:
+        seal: names the note.
+        inode: of the project's directory; another one is another mirror.
+        folders: all directories.
+        gone: paths that should perhaps be there and were not: nobody can tell whether the sync
+            removed them or somebody else did.
+    """
+
+    seal: str
+    inode: int
+    folders: Folders
+    gone: frozenset[bytes] = frozenset()
 
 
 class NoteDamaged(Exception):
     """The file is not a whole note of this version."""
 
 
-class Note(msgspec.Struct, frozen=True):
-    """What a mirror was like.
-
-    Attributes:
-        seal: names the note.
-        inode: of the project's directory; another one is another mirror.
-        paths: see ``Paths``.
-    """
-
-    seal: str
-    inode: int
-    paths: Paths
-
-
-class _Header(msgspec.Struct, frozen=True):
-    format: int
-    seal: str
-    inode: int
-    crc: int
-
-
-def look(directory: str, begun: int) -> Paths:
-    """Look at a whole mirror.
-
-    Args:
-        directory: the project's directory.
-        begun: when the sync began, in nanoseconds since the epoch, by the clock of the file system.
-
-    Raises:
-        OSError: a directory cannot be read.
-    """
-    found: Paths = {}
-    top = os.fsencode(directory)
-    left = list(PARTS)
-    while left:
-        path = left.pop()
-        try:
-            fd = os.open(os.path.join(top, path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except (FileNotFoundError, NotADirectoryError):
-            continue  # it went away meanwhile
-        try:
-            with os.scandir(fd) as entries:
-                for entry in entries:
-                    name = os.fsencode(entry.name)
-                    if name == PARTIAL_DIR:
-                        continue
-                    try:
-                        status = entry.stat(follow_symlinks=False)
-                    except FileNotFoundError:
-                        continue
-                    inner = path + b"/" + name
-                    found[inner] = _settled(_looked(status), begun)
-                    if stat.S_ISDIR(status.st_mode):
-                        left.append(inner)
-        finally:
-            os.close(fd)
-    return found
-
-
-def look_again(directory: str, before: Paths, names: Iterable[bytes], begun: int) -> Paths:
-    """Return a note's paths, some of which were looked at again.
-
-    Args:
-        directory: the project's directory.
-        before: what the note says.
-        names: paths in the mirror; the directories above them are looked at as well.
-        begun: as for ``look``.
-    """
-    found = dict(before)
-    top = os.fsencode(directory)
-    seen: set[bytes] = set()
-    for name in names:
-        for path in _above(name.rstrip(b"/")):
-            if path in seen:
-                continue
-            seen.add(path)
-            try:
-                one = _looked(os.lstat(os.path.join(top, path)))
-            except OSError:
-                found.pop(path, None)
-                continue
-            found[path] = _settled(one, begun)
-            if len(one) != 1:
-                break  # what is below a link, or a file, is not in the mirror
-    return found
-
-
-def differing(directory: str, paths: Paths) -> Iterator[bytes]:
-    """Yield the paths that are not what the note says, or of which nobody can tell.
-
-    What is below a directory that is none any more differs as well, whatever is found there.
-    """
-    top = os.fsencode(directory) + b"/"
-    gone: set[bytes] = set()  # and what was below it
-    for path in sorted(paths):
-        noted = paths[path]
-        if gone and path.rpartition(b"/")[0] in gone:
-            gone.add(path)
-            yield path
-            continue
-        try:
-            now = _looked(os.lstat(top + path))
-        except OSError:
-            now = ()
-        if not noted or now != noted:
-            if len(noted) == 1 and len(now) != 1:
-                gone.add(path)
-            yield path
-
-
 def read_note(path: str) -> Note:
     """Read a note.
 
     Raises:
-        FileNotFoundError: there is none.
+        OSError: it cannot be read.
         NoteDamaged: it is not whole, or of another version.
     """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with open(os.open(path, flags), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise NoteDamaged("it is no file")
+        data = memoryview(file.read(MOST_BYTES))
+    start = len(FORMAT) + _CRC.size
+    if data[: len(FORMAT)] != FORMAT or len(data) < start:
+        raise NoteDamaged("it is of another version")
+    if _CRC.unpack(data[len(FORMAT) : start])[0] != zlib.crc32(data[start:]):
+        raise NoteDamaged("its sum is not right")
     try:
-        with open(path, "rb") as file:
-            header = msgspec.json.decode(file.readline(1024), type=_Header)
-            body = file.read()
-        if header.format != FORMAT or header.crc != zlib.crc32(body):
-            raise NoteDamaged(path)
-        paths = msgspec.msgpack.decode(body, type=Paths)
-    except FileNotFoundError:
-        raise
-    except (OSError, msgspec.MsgspecError, ValueError) as error:
-        raise NoteDamaged(path) from error
-    return Note(header.seal, header.inode, paths)
+        return msgspec.msgpack.decode(data[start:], type=Note)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise NoteDamaged(str(error)) from error
 
 
 def write_note(path: str, note: Note) -> None:
-    """Write a note, as a whole or not at all.
+    """Replace a note. It is not forced on to the disk: one that is damaged when the host stops
+    costs one whole look, and this is done after every sync.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written; the old one is untouched.
     """
-    body = msgspec.msgpack.encode(note.paths)
-    header = _Header(FORMAT, note.seal, note.inode, zlib.crc32(body))
-    write_atomic(path, msgspec.json.encode(header) + b"\n" + body)
+    body = msgspec.msgpack.encode(note)
+    new = f"{path}.new"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with open(os.open(new, flags, 0o600), "wb") as file:
+            file.write(FORMAT + _CRC.pack(zlib.crc32(body)))
+            file.write(body)
+        os.replace(new, path)
+    except OSError:
+        remove(new)
+        raise
 
 
-def _looked(status: os.stat_result) -> Looked:
-    if stat.S_ISDIR(status.st_mode):
-        return (status.st_mode,)
-    return (
-        status.st_mode,
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-        status.st_ino,
-    )
-
-
-def _settled(one: Looked, begun: int) -> Looked:
-    if len(one) == 1:
-        return one
-    step = STEP if one[2] % _SECOND else COARSE_STEP
-    return one if one[2] < begun - step else ()
-
-
-def _above(path: bytes) -> list[bytes]:
-    """Return the directories above a path, from outside inwards, and the path itself."""
-    words = path.split(b"/")
-    return [b"/".join(words[:count]) for count in range(2, len(words) + 1)]
+def remove(path: str) -> None:
+    """Remove a file if it is there and that is possible."""
+    try:
+        os.unlink(path)
+    except OSError:
+        pass

@@ -17,7 +17,8 @@ import time
 
 import msgspec
 
-from psync.daemon.seals import Seals, unfinished
+from psync.daemon.mark import unfinished
+from psync.daemon.seals import Seals
 from psync.errors import ConfigError, DestinationError, Refused
 from psync.model import is_project_id
 from psync.paths import private_directory, write_atomic

@@ -147,7 +147,7 @@ class Requests:
         return m.ProjectOpened(request=request.request, path=os.fsencode(path))
 
     def _mirror(self, request: m.BeginSync | m.EndSync | m.CheckMirror, guard: Guard) -> str:
-        guard.check_open(request.project)
+        guard.check_transfer(request.project)
         return self._projects.check(request.project, client=self._client_id)
 
     async def _end_sync(self, request: m.EndSync, directory: str) -> m.SyncEnded:

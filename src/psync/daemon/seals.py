@@ -1,11 +1,14 @@
 """Whether a mirror is whole, and what it was like when it was: one mark, one note per project.
 
-    <project>/unfinished    a sync has begun and not ended; its time is when that was
+    <project>/unfinished    a sync has begun and not ended, see ``mark``
     <project>/note          what the mirror was like at the end of the last one, see ``note``
 
 The mark is on disk before a sync changes anything, so whatever becomes of client, connection and
 daemon, no run starts in a mirror that may be a mixture. A note is named by its seal; a client that
 names another one, or one from before a mirror was lost, learns that nothing is known.
+
+A note that is older than its client thinks does no harm: it is true of the time at which it was
+made, and what has changed since differs from it.
 """
 
 from __future__ import annotations
@@ -14,22 +17,51 @@ import asyncio
 import logging
 import os
 import secrets
-from collections.abc import Iterable
+import threading
+from collections.abc import AsyncIterator, Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import msgspec
 
-from psync.daemon import note as notes
-from psync.daemon.note import Note
+from psync.daemon.look import (
+    NotToBeNoted,
+    Trust,
+    await_step,
+    check,
+    differing,
+    file_clock,
+    look,
+    look_again,
+    missing,
+)
+from psync.daemon.mark import MARK, Begun, set_mark, take_mark, unfinished
+from psync.daemon.note import Note, NoteDamaged, read_note, remove, write_note
 from psync.daemon.tasks import Tasks
 from psync.errors import DestinationError
 from psync.protocol.messages import MOST_NAMES, NAMES_BYTES
 from psync.text import printable
 
 KEPT = 300.0
-"""Seconds for which the note that was used last stays in memory; 100,000 paths take 30 MB."""
+"""Seconds for which a note stays in memory after it was used."""
 
-MARK = "unfinished"
+MOST_KEPT = 2
+"""Notes in memory. 100,000 paths take some 6 MB."""
+
+MOST_DOUBTS = MOST_NAMES // 2
+"""Paths in a note of which nobody can tell. A client that is told of more than it can be told
+compares everything by content, and it is better off without a note."""
+
+THREADS = 2
+"""Mirrors that are looked at at a time."""
+
+PATIENCE = 5.0
+"""Seconds for notes to be written when the daemon ends."""
+
 NOTE = "note"
+
+_T = TypeVar("_T")
 
 logger = logging.getLogger("psync.seals")
 
@@ -48,22 +80,29 @@ class Checked(msgspec.Struct, frozen=True):
     more: bool = False
 
 
-def unfinished(directory: str) -> bool:
-    """Whether a sync of this project's directory has begun and not ended."""
-    return os.path.lexists(f"{directory}/{MARK}")
+class _Project:
+    """What is in memory of one project."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.users = 0
+        self.note: Note | None = None
+        self.expiry: asyncio.TimerHandle | None = None
 
 
 class Seals:
-    """The marks and notes of all projects. Belongs to one event loop."""
+    """The marks and notes of all projects. Belongs to one event loop.
+
+    What concerns one project is done in the order in which it was asked for, in a thread. Whoever
+    asks and is cancelled is cancelled when that thread has taken note, which is soon.
+    """
 
     def __init__(self) -> None:
-        self._locks: dict[str, asyncio.Lock] = {}
-        self._begun: dict[
-            str, int
-        ] = {}  # of syncs that have ended, whose end may be asked for again
-        self._kept: tuple[str, Note] | None = None
-        self._expiry: asyncio.TimerHandle | None = None
+        self._projects: dict[str, _Project] = {}  # the one that was used last is the last one
+        # Of the syncs that ended last. The end may be asked for again, when the answer was lost.
+        self._begun: dict[str, Begun | None] = {}
         self._writing = Tasks()
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="look at a mirror")
 
     def begin(self, directory: str) -> None:
         """Note that the mirror may be a mixture from now on.
@@ -71,17 +110,15 @@ class Seals:
         Raises:
             DestinationError: that cannot be noted.
         """
-        mark = f"{directory}/{MARK}"
+        self._begun.pop(directory, None)
         try:
-            fd = os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            os.utime(fd)
-            os.close(fd)
+            set_mark(directory)
         except OSError as error:
             raise DestinationError(
-                f"{printable(mark)} cannot be made on the daemon host: {error.strerror}",
+                f"{printable(directory)}/{MARK} cannot be made on the daemon host: "
+                f"{error.strerror}",
                 hint="make room there and make that directory writable",
             ) from error
-        self._begun.pop(directory, None)
 
     def finish(self, directory: str) -> None:
         """Let runs start in the mirror again: it is whole.
@@ -89,19 +126,18 @@ class Seals:
         Raises:
             DestinationError: the mark cannot be removed.
         """
-        mark = f"{directory}/{MARK}"
         try:
-            self._begun[directory] = os.stat(mark, follow_symlinks=False).st_mtime_ns
-            os.unlink(mark)
+            self._begun[directory] = take_mark(directory)
         except FileNotFoundError:
             pass  # it is said for the second time, since an answer was lost
         except OSError as error:
             raise DestinationError(
-                f"{printable(mark)} cannot be removed on the daemon host: {error.strerror}",
+                f"{printable(directory)}/{MARK} cannot be removed on the daemon host: "
+                f"{error.strerror}",
                 hint="make that directory writable",
             ) from error
 
-    async def end(self, directory: str, base: str, names: Iterable[bytes]) -> str:
+    async def end(self, directory: str, base: str, names: Collection[bytes]) -> str:
         """Note what the mirror is like after a sync.
 
         Args:
@@ -112,96 +148,195 @@ class Seals:
         Returns:
             The note's seal, empty if there is none.
         """
-        async with self._lock(directory):
-            made = await asyncio.to_thread(self._note, directory, base, tuple(names))
-            self._expire_later()
-        if made is None:
-            return ""
+        begun = self._begun.get(directory)
+        async with self._use(directory) as project:
+            kept = project.note
+            try:
+                if begun is None:
+                    raise NotToBeNoted("nobody knows when its sync began")
+                made = await self._thread(
+                    lambda stop: _make(directory, kept, base, names, begun, stop)
+                )
+                if self._begun.get(directory) is not begun:
+                    raise NotToBeNoted("another sync has begun")
+            except (NotToBeNoted, OSError) as error:
+                logger.info("no note of %s: %s", printable(directory), error)
+                project.note = None
+                await self._thread(lambda _: remove(f"{directory}/{NOTE}"))
+                return ""
+            project.note = made
         self._writing.start(f"write the note of {directory}", self._write(directory, made))
         return made.seal
 
     async def check(self, directory: str, seal: str) -> Checked:
         """Return what became of a mirror since the note with this seal was made."""
-        async with self._lock(directory):
-            checked = await asyncio.to_thread(self._check, directory, seal)
-            self._expire_later()
-            return checked
+        begun = self._begun.get(directory)
+        async with self._use(directory) as project:
+            kept = project.note
+            try:
+                project.note, found = await self._thread(
+                    lambda stop: _check(directory, kept, seal, stop)
+                )
+            except (NotToBeNoted, OSError) as error:
+                logger.info("%s cannot be compared: %s", printable(directory), error)
+                return Checked()
+        return Checked() if self._begun.get(directory) is not begun else found
 
     async def written(self) -> None:
         """Wait until the notes made so far are on disk."""
         await self._writing.ended()
 
     async def close(self) -> None:
-        """Stop writing notes; one that is not written is not missed."""
-        if self._expiry is not None:
-            self._expiry.cancel()
-        await self._writing.close()
+        """Write what is still to be written, but not for long; one that is lost is not missed."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self.written()
+        except TimeoutError:
+            await self._writing.close()
+        for project in self._projects.values():
+            if project.expiry is not None:
+                project.expiry.cancel()
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     # -- inside ------------------------------------------------------------------------
 
-    def _lock(self, directory: str) -> asyncio.Lock:
-        return self._locks.setdefault(directory, asyncio.Lock())
-
-    def _note(self, directory: str, base: str, names: tuple[bytes, ...]) -> Note | None:
-        begun = self._begun.get(directory, 0)
-        before = self._find(directory, base) if base else None
+    @asynccontextmanager
+    async def _use(self, directory: str) -> AsyncIterator[_Project]:
+        """Have a project to oneself."""
+        project = self._projects.pop(directory, None) or _Project()
+        self._projects[directory] = project
+        project.users += 1
         try:
-            inode = os.stat(directory).st_ino
-            if before is None:
-                paths = notes.look(directory, begun)
-            else:
-                paths = notes.look_again(directory, before.paths, names, begun)
-        except OSError as error:
-            logger.warning("no note of %s: %s", printable(directory), error)
-            return None
-        made = Note(secrets.token_urlsafe(18), inode, paths)
-        self._kept = (directory, made)
-        return made
+            async with project.lock:
+                yield project
+        finally:
+            project.users -= 1
+            if project.expiry is not None:
+                project.expiry.cancel()
+            loop = asyncio.get_running_loop()
+            project.expiry = loop.call_later(KEPT, self._forget, directory)
+            self._forget_others()
 
-    def _check(self, directory: str, seal: str) -> Checked:
-        note = self._find(directory, seal)
-        if note is None or unfinished(directory):
-            return Checked()
-        changed: list[bytes] = []
-        size = 0
-        for path in notes.differing(directory, note.paths):
-            size += len(path)
-            if len(changed) == MOST_NAMES or size > NAMES_BYTES:
-                return Checked(known=True, changed=tuple(changed), more=True)
-            changed.append(path)
-        return Checked(known=True, changed=tuple(changed))
+    def _forget_others(self) -> None:
+        idle = [one for one, project in self._projects.items() if not project.users]
+        for directory in idle[: max(0, len(idle) - MOST_KEPT)]:
+            self._forget(directory)
 
-    def _find(self, directory: str, seal: str) -> Note | None:
-        """Return the note with this seal; None where there is none."""
-        kept = self._kept
-        note = kept[1] if kept is not None and kept[0] == directory else None
-        try:
-            if note is None:
-                note = notes.read_note(f"{directory}/{NOTE}")
-                self._kept = (directory, note)
-            if note.seal != seal or note.inode != os.stat(directory).st_ino:
-                return None
-        except FileNotFoundError:
-            return None
-        except notes.NoteDamaged:
-            logger.warning("the note of %s is damaged; it is made again", printable(directory))
-            return None
-        except OSError:
-            return None
-        return note
+    def _forget(self, directory: str) -> None:
+        project = self._projects.get(directory)
+        if project is not None and not project.users:
+            if project.expiry is not None:
+                project.expiry.cancel()
+            del self._projects[directory]
 
     async def _write(self, directory: str, note: Note) -> None:
         """Write a note down. A daemon that dies before has an older one, with another seal."""
-        async with self._lock(directory):
+        async with self._use(directory) as project:
+            if project.note is not note:
+                return  # there is a newer one
             try:
-                await asyncio.to_thread(notes.write_note, f"{directory}/{NOTE}", note)
+                await self._thread(lambda _: write_note(f"{directory}/{NOTE}", note))
             except OSError as error:
                 logger.warning("no note of %s: %s", printable(directory), error)
 
-    def _expire_later(self) -> None:
-        if self._expiry is not None:
-            self._expiry.cancel()
-        self._expiry = asyncio.get_running_loop().call_later(KEPT, self._forget)
+    async def _thread(self, work: Callable[[threading.Event], _T]) -> _T:
+        """Have a thread do it, and do not leave before the thread has left."""
+        stop = threading.Event()
+        done = asyncio.get_running_loop().run_in_executor(self._pool, work, stop)
+        try:
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            stop.set()
+            while not done.done():
+                try:
+                    await asyncio.wait([done])
+                except asyncio.CancelledError:
+                    pass  # nobody is waited for twice; the thread ends soon
+            if not done.cancelled():
+                done.exception()  # of no interest
+            raise
 
-    def _forget(self) -> None:
-        self._kept = None
+
+def _make(
+    directory: str,
+    kept: Note | None,
+    base: str,
+    names: Collection[bytes],
+    begun: Begun,
+    stop: threading.Event,
+) -> Note:
+    """Look at a mirror.
+
+    Raises:
+        NotToBeNoted: of too much nobody could tell anything, or it is not wanted any more.
+        OSError: it cannot be looked at.
+    """
+    check(stop)
+    top = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        inode = os.fstat(top).st_ino
+        before = kept or _read(directory)
+        if before is not None and before.inode != inode:
+            before = None
+        now = file_clock(top)
+        since = begun.by(now)
+        if since is None:
+            raise NotToBeNoted("the clock was set while the sync went on")
+        trust = Trust(since, now)
+        if before is not None and base and before.seal == base:
+            view = look_again(top, trust, before.folders, before.gone, names, stop)
+            again = view.young
+        else:
+            view = look(top, trust, stop)
+            if before is not None:
+                view.gone |= missing(before.folders, view.folders) | before.gone
+            again = {*view.young, *view.gone, *names}
+        doubts = view.doubts.difference(again)
+        if again:
+            if view.young:
+                trust = Trust(since, await_step(top, now, stop))
+            view = look_again(top, trust, view.folders, view.gone, again, stop)
+        doubts = view.gone.union(doubts, view.doubts)
+        if len(doubts) > MOST_DOUBTS:
+            raise NotToBeNoted(f"of {len(doubts)} paths nobody could tell")
+        return Note(secrets.token_urlsafe(18), inode, view.folders, frozenset(view.gone))
+    finally:
+        os.close(top)
+
+
+def _check(
+    directory: str, kept: Note | None, seal: str, stop: threading.Event
+) -> tuple[Note | None, Checked]:
+    """Compare a mirror with its note; return the note as well.
+
+    Raises:
+        NotToBeNoted: it is not wanted any more.
+        OSError: the mirror cannot be looked at.
+    """
+    note = kept or _read(directory)
+    if note is None or note.seal != seal or unfinished(directory):
+        return note, Checked()
+    top = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.fstat(top).st_ino != note.inode:
+            return None, Checked()
+        changed: list[bytes] = []
+        size = 0
+        for path in differing(top, note, stop):
+            size += len(path)
+            if len(changed) == MOST_NAMES or size > NAMES_BYTES:
+                return note, Checked(known=True, changed=tuple(changed), more=True)
+            changed.append(path)
+        return note, Checked(known=not unfinished(directory), changed=tuple(changed))
+    finally:
+        os.close(top)
+
+
+def _read(directory: str) -> Note | None:
+    try:
+        return read_note(f"{directory}/{NOTE}")
+    except FileNotFoundError:
+        return None
+    except (OSError, NoteDamaged) as error:
+        logger.warning("the note of %s is not used: %s", printable(directory), error)
+        return None
