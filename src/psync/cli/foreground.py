@@ -24,7 +24,7 @@ from psync.model import ExitStatus, Stream
 from psync.text import printable
 
 if TYPE_CHECKING:
-    from psync.cli.loop import Signals
+    from psync.cli.loop import Routed
     from psync.client.run import RemoteRun
     from psync.client.target import Target
 
@@ -46,6 +46,7 @@ class Manner(msgspec.Struct, frozen=True):
         joined: the run is not this command's own: whoever leaves it leaves it alone.
         keep: a run that is detached from needs no client any more; False where its disconnect
             policy was chosen.
+        stdin: this process's stdin is the run's; else the run has none.
     """
 
     where: str
@@ -53,6 +54,7 @@ class Manner(msgspec.Struct, frozen=True):
     escape: bytes | None = None
     joined: bool = False
     keep: bool = False
+    stdin: bool = True
 
 
 class Foreground:
@@ -65,13 +67,18 @@ class Foreground:
         manner: see there.
     """
 
-    def __init__(self, target: Target, run: RemoteRun, signals: Signals, manner: Manner) -> None:
+    def __init__(self, target: Target, run: RemoteRun, signals: Routed, manner: Manner) -> None:
         self._target = target
         self._run = run
         self._signals = signals
         self._manner = manner
         self._staying = False  # attached, as far as the daemon knows
         self._left: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    @property
+    def left(self) -> bool:
+        """Whether somebody has left the run with an escape key."""
+        return self._left.done()
 
     async def follow(self) -> int:
         """Take part in the run until it is over or left; return the exit status.
@@ -115,6 +122,9 @@ class Foreground:
     # -- stdin ----------------------------------------------------------------------------------
 
     def _pump(self) -> StdinPump | None:
+        if not self._manner.stdin:
+            self._run.close_stdin()
+            return None
         char = self._manner.escape
         if char is not None and os.isatty(0):
             return StdinPump(self._run, escapes=Escapes(char), on_key=self._on_key)
@@ -181,7 +191,7 @@ class Foreground:
         return status
 
 
-async def detach(target: Target, run: RemoteRun, signals: Signals, where: str) -> str:
+async def detach(target: Target, run: RemoteRun, signals: Routed, where: str) -> str:
     """Leave a run that has just begun to itself; return its ID.
 
     A program that cannot be executed is an error, as far as that is known at once.

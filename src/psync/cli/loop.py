@@ -38,18 +38,25 @@ def _collect() -> None:
     gc.enable()
 
 
-class Signals:
-    """Hands signals to one receiver at a time. Made inside the loop.
+class Routed:
+    """Signals that somebody hands on.
 
     Attributes:
         route: who gets them, called in the loop.
     """
 
     def __init__(self) -> None:
+        self.route: Callable[[signal.Signals], None] = lambda _number: None
+
+
+class Signals(Routed):
+    """Hands this process's signals to one receiver at a time. Made inside the loop."""
+
+    def __init__(self) -> None:
         import asyncio
 
+        super().__init__()
         loop = asyncio.get_running_loop()
-        self.route: Callable[[signal.Signals], None] = lambda _number: None
         for number in HANDLED:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 loop.add_signal_handler(number, self._take, number)

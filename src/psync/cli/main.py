@@ -12,7 +12,7 @@ from psync.cli.imports import import_msgspec
 from psync.cli.output import report, say, show
 from psync.errors import Interrupted, PsyncError, UsageError
 
-COMMANDS = ("run", "sync", "pull", "ps", "logs", "attach", "stop", "pair", "targets")
+COMMANDS = ("run", "watch", "sync", "pull", "ps", "logs", "attach", "stop", "pair", "targets")
 
 HELP = """\
 usage: psync COMMAND [OPTIONS] …
@@ -20,6 +20,7 @@ usage: psync COMMAND [OPTIONS] …
 Build here, run there: sync a program to another host, run it, stream its output back.
 
   psync run [OPTIONS] PROGRAM [ARGS…]   sync, run there, stream here, exit with its status
+  psync watch [OPTIONS] PROGRAM [ARGS…] the same again whenever the build changes
   psync sync [OPTIONS]                  only sync
   psync pull [OPTIONS] PATH…            bring files of the mirror back
   psync ps [-a]                         list the runs that go on; -a: finished ones too

@@ -30,6 +30,9 @@ from psync.sync.selection import Part
 MOST_CHANGES = 2000
 """Changes from which on looking at everything is as good."""
 
+MOST_LEFT_OUT = 10_000
+"""Names of which it is remembered that they are left out."""
+
 
 class Source:
     """The files of one plan.
@@ -59,6 +62,7 @@ class Source:
         self._environ = environ
         self._listings: dict[bytes, Listing] = {}
         self._stats: dict[bytes, dict[bytes, Stat]] = {}
+        self._left_out: dict[bytes, set[bytes]] = {}  # by part; not all of it, but what was told
 
     def listing(self, part: Part) -> Listing:
         """Return what was listed of a part, less the links that are followed."""
@@ -79,7 +83,7 @@ class Source:
         check_entries(self._plan)
         # before the first look: what is written from now on is younger
         self.looked_at = time.time_ns()
-        self._listings, self._stats = {}, {}
+        self._listings, self._stats, self._left_out = {}, {}, {}
         self.parts = tuple(self._look(tree) for tree in self._plan.trees)
 
     def refresh(self, paths: Collection[bytes]) -> bool:
@@ -97,7 +101,7 @@ class Source:
         """
         self.fresh = None
         self.looked_at = time.time_ns()
-        if not self.parts or len(paths) > MOST_CHANGES:
+        if not self.parts:
             return False
         if any(os.path.basename(path) in (GIT_FILE, OWN_FILE) for path in paths):
             return False
@@ -124,20 +128,25 @@ class Source:
     def _changes(self, part: Part, paths: Collection[bytes]) -> dict[bytes, Stat] | None:
         """Return what is not what it was, None if more has to be looked at."""
         base = part.tree.base.rstrip(b"/") + b"/"
+        left_out = self._left_out.setdefault(part.tree.destination, set())
         changed: dict[bytes, Stat] = {}
-        new: list[bytes] = []
+        new: set[bytes] = set()
         for path in paths:
             name = path[len(base) :]
             if not path.startswith(base) or not RESERVED.isdisjoint(name.split(b"/")):
                 continue
             before = part.stats.get(name)
+            if before is None and not left_out.isdisjoint(_above(name)):
+                continue
+            if len(changed) + len(new) > MOST_CHANGES:
+                return None
             if name in part.links:
                 changed[name] = _behind(path)
                 continue
             now = look_at(path)
             if before is None:
                 if now:
-                    new.append(name)
+                    new.add(_outermost(name, part.stats))
                 continue
             if not now or (len(now) == 1) != (len(before) == 1):
                 return None
@@ -146,12 +155,20 @@ class Source:
         if new:
             found = list_new(
                 part.tree,
-                new,
+                sorted(new),
                 root=self._plan.project.root,
                 exclude=self._plan.exclude,
                 environ=self._environ,
             )
             changed.update({n: one for n, one in found.items() if n not in part.stats})
+            if len(left_out) > MOST_LEFT_OUT:
+                left_out.clear()
+            # Of a file that is not there at this very moment nobody can tell, so only directories.
+            left_out.update(
+                name
+                for name in new.difference(changed)
+                if len(look_at(os.path.join(part.tree.base, name))) == 1
+            )
         return changed
 
     def _look(self, tree: Tree) -> Part:
@@ -198,6 +215,20 @@ class Looking:
         self._thread.join()
         if self._error is not None:
             raise self._error
+
+
+def _above(name: bytes) -> list[bytes]:
+    """Return a name and those of all directories above it."""
+    found = [name]
+    while name := os.path.dirname(name):
+        found.append(name)
+    return found
+
+
+def _outermost(name: bytes, known: Mapping[bytes, Stat]) -> bytes:
+    """Return the outermost directory above a name, or the name itself, that is not known."""
+    *above, found = reversed(_above(name))
+    return next((one for one in above if one not in known), found)
 
 
 def _behind(path: bytes) -> Stat:
