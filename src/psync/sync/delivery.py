@@ -10,13 +10,16 @@ from functools import cached_property
 import msgspec
 
 from psync.errors import Interrupted, SyncError
-from psync.sync.endpoint import Endpoint
+from psync.model import Tool
+from psync.sync.choose import Choice, compression_speed
+from psync.sync.endpoint import Endpoint, LocalEndpoint
 from psync.sync.known import Known
+from psync.sync.linkrate import Link
 from psync.sync.listing import MARK_NAME, Listing
 from psync.sync.manifest import Changes, Manifest, levels
 from psync.sync.plan import SyncPlan, Tree
+from psync.sync.progress import Progress, Tally
 from psync.sync.rsync import (
-    Progress,
     Remote,
     Summary,
     Transfer,
@@ -82,6 +85,10 @@ class Delivery:
         self._trusted = False
         self._running: list[Transfer] = []
         self._cancelled = False
+        self._tally: Tally | None = None
+        self._biggest: tuple[tuple[bytes, int], ...] = ()
+        self._link: Link | None = None
+        self._choice: Choice | None = None
         self._files = self._bytes = self._removed = 0
         self._sent_names: list[bytes] = []
         self._removed_names: list[bytes] = []
@@ -152,6 +159,12 @@ class Delivery:
             PsyncError: as ``Sync.wait``. Transfers may still be running: see ``stop``.
         """
         self._trusted = selection.partial
+        self._biggest = selection.biggest
+        if self._on_progress is not None:
+            # What rsync only compares is no part of what it sends, and how much it is nobody knows.
+            new = not any(record.manifest.header.placed for record in records)
+            known = (selection.partial or new) and not (selection.followed or self._plan.strip)
+            self._tally = Tally(self._on_progress, selection.size if known else None)
         for record in records:
             self._remove(record, record.changes.first)
         # Two transfers into one part of the mirror do not run at the same time: they would share
@@ -219,7 +232,7 @@ class Delivery:
             if not tree.entries:
                 continue
             self._check_cancelled()
-            remote = self._endpoint.remote()
+            remote = self._chosen(self._endpoint.remote())
             argv, feed = rsync_argv(
                 tree, rsync=self._rsync, mirror=self._mirror, remote=remote, dry=self._dry
             )
@@ -227,11 +240,32 @@ class Delivery:
         for transfer in self._running:
             if self._cancelled:
                 transfer.cancel()
-            done = transfer.wait(on_progress=self._on_progress, on_warning=self._warning)
+            told = None if self._tally is None else self._tally.transfer()
+            done = transfer.wait(on_progress=told, on_warning=self._warning)
+            self._learn(transfer)
             self._files += done.files
             self._bytes += done.bytes_sent
             self._sent_names += done.sent_names
         self._running = []
+
+    def _chosen(self, remote: Remote | None) -> Remote | None:
+        """Decide how the files go, by what is known of the link and what they are."""
+        if remote is None:
+            return None
+        if self._choice is None:
+            way = f"{self._endpoint.destination}{'' if remote.carriage is None else ' websocket'}"
+            self._link = Link(self._state, way, near=not remote.compress)
+            there = None if isinstance(self._endpoint, LocalEndpoint) else self._endpoint.rsync
+            speed = compression_speed(self._tool.version, there)
+            self._choice = self._link.choose(self._plan.project.id, self._biggest, speed=speed)
+        choice = self._choice
+        return msgspec.structs.replace(remote, compress=choice.compress, whole=choice.whole)
+
+    def _learn(self, transfer: Transfer) -> None:
+        """Remember what a transfer told of the link, if it had it to itself."""
+        alone = len(self._running) == 1 and not self._dry
+        if alone and self._link is not None and self._choice is not None:
+            self._link.learn(self._plan.project.id, transfer.measured, self._choice)
 
     # -- removing -----------------------------------------------------------------------------
 
@@ -282,8 +316,12 @@ class Delivery:
     # -- rsync --------------------------------------------------------------------------------
 
     @cached_property
+    def _tool(self) -> Tool:
+        return find_rsync(self._state, self._environ)
+
+    @property
     def _rsync(self) -> str:
-        return find_rsync(self._state, self._environ).path
+        return self._tool.path
 
     def _do(
         self,

@@ -21,6 +21,7 @@ import msgspec
 from psync.errors import Interrupted, ToolMissing
 from psync.sync.blame import MirrorMissing, dangling_links, rsync_error
 from psync.sync.carrier import Carriage, Carried
+from psync.sync.linkrate import Measured
 from psync.sync.plan import Tree
 from psync.sync.process import Child, Tail
 from psync.sync.progress import OutputParser, Progress
@@ -75,6 +76,7 @@ class Remote(msgspec.Struct, frozen=True):
         rsync: path of the rsync over there.
         carriage: carries the bytes of the one transfer that this is for, where ssh does not.
         compress: whether the way there is likely to be slower than compressing.
+        whole: send files whole, also where the other side has something similar.
     """
 
     shell: tuple[bytes, ...]
@@ -82,6 +84,7 @@ class Remote(msgspec.Struct, frozen=True):
     rsync: bytes
     carriage: Carriage | None = None
     compress: bool = True
+    whole: bool = False
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -204,6 +207,7 @@ def _operands(
     destination = os.path.join(mirror, part, b"")
     if remote is not None:
         argv += ["-s", *(["-z", "--compress-level=1"] if remote.compress else [])]
+        argv += ["--whole-file"] if remote.whole else []
         argv += ["-e", b" ".join(map(rsh_word, remote.shell))]
         argv.append(b"--rsync-path=" + quote(remote.rsync))
         destination = operand(remote.address) + destination
@@ -248,6 +252,8 @@ class Transfer:
         self._destination = destination
         self._carriage = None if remote is None else remote.carriage
         self._began = time.monotonic()
+        self._ended = 0.0
+        self._flowing = 0.0  # when rsync said its first word: there is a connection, files go
         self._parser = OutputParser()
         inherited = () if self._carriage is None else (self._carriage.fd,)
         try:
@@ -269,6 +275,17 @@ class Transfer:
     def pid(self) -> int:
         """rsync's process ID, which is also that of its process group."""
         return self._child.pid
+
+    @property
+    def measured(self) -> Measured:
+        """What the transfer tells of the link, once ``wait`` has returned."""
+        return Measured(
+            wire=self._parser.bytes_sent,
+            content=self._parser.content,
+            literal=self._parser.literal,
+            seconds=self._ended - self._flowing if self._flowing else 0.0,
+            created=self._parser.created,
+        )
 
     def cancel(self) -> None:
         """Have ``wait`` stop rsync with its ssh; from any thread or a signal handler."""
@@ -303,6 +320,7 @@ class Transfer:
         said = Tail()
 
         def on_stdout(data: bytes) -> None:
+            self._flowing = self._flowing or time.monotonic()
             before = self._parser.progress
             self._parser.feed(data)
             progress = self._parser.progress
@@ -315,6 +333,7 @@ class Transfer:
         except TimeoutError:
             status = 30  # rsync's own status for it
         finally:
+            self._ended = time.monotonic()
             carried = self._end_carriage()
         words = carried.said + said.value()
         if self._child.cancelled and status != 0:
@@ -336,7 +355,7 @@ class Transfer:
         return Summary(
             files=self._parser.files,
             bytes_sent=self._parser.bytes_sent,
-            seconds=time.monotonic() - self._began,
+            seconds=self._ended - self._began,
             removed=len(self._parser.removed) if self._removal else 0,
             sent_names=tuple(os.path.join(self._part, name) for name in self._parser.sent),
             removed_names=tuple(self._parser.removed) if self._removal else (),

@@ -10,6 +10,8 @@ content as well: rsync itself would take it for the same.
 
 from __future__ import annotations
 
+import heapq
+import os
 import stat
 from collections.abc import Iterable, Mapping
 
@@ -19,6 +21,9 @@ from psync.sync.keeper import Checked
 from psync.sync.known import Known, Parts, differing, doubtful
 from psync.sync.listing import Stat
 from psync.sync.plan import Tree
+
+BIGGEST = 3
+"""Files that are worth a look before they are sent."""
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -47,6 +52,7 @@ class Selection(msgspec.Struct, frozen=True):
         partial: it is only what changed, and the rest is known to be there.
         names: all of it as paths in the mirror, where ``partial``.
         size: bytes of its files; what links lead to is not counted.
+        biggest: absolute paths and sizes of the biggest of them, some from each part of the mirror.
     """
 
     plain: tuple[Tree, ...] = ()
@@ -55,6 +61,7 @@ class Selection(msgspec.Struct, frozen=True):
     partial: bool = False
     names: tuple[bytes, ...] = ()
     size: int = 0
+    biggest: tuple[tuple[bytes, int], ...] = ()
 
     @property
     def empty(self) -> bool:
@@ -80,6 +87,7 @@ def select(
     followed: list[Tree] = []
     names: list[bytes] = []
     size = 0
+    biggest: list[tuple[bytes, int]] = []
     for part in parts:
         tree, stats = part.tree, part.stats
         before = known.parts.get(tree.destination, {})
@@ -94,7 +102,10 @@ def select(
         else:
             wanted = {*part.entries, *links}
             doubts = wanted if checksum or checked.many else doubts.intersection(wanted)
-        size += sum(_size(stats.get(name, ())) for name in wanted)
+        sizes = {name: _size(stats.get(name, ())) for name in wanted}
+        size += sum(sizes.values())
+        some = heapq.nlargest(BIGGEST, sizes, key=sizes.__getitem__)
+        biggest += [(os.path.join(tree.base, name), sizes[name]) for name in some if sizes[name]]
         _add(plain, tree, wanted - doubts - links)
         _add(by_content, tree, (wanted & doubts) - links, checksum=True)
         _add(followed, tree, wanted & links, follow=True)
@@ -105,6 +116,7 @@ def select(
         partial=partial,
         names=tuple(names),
         size=size,
+        biggest=tuple(biggest),
     )
 
 
