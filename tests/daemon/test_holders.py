@@ -32,6 +32,35 @@ def test_a_lost_connection_keeps_its_claim() -> None:
     assert (holders.holder, holders.waiting) == (A, (B,))
 
 
+def test_one_that_is_away_for_too_long_loses_it_to_who_waits() -> None:
+    holders = Holders()
+    for who in (A, B, C):
+        holders.attach(who)
+    holders.expire()  # it is here
+    assert holders.holder == A
+    holders.lose(B)
+    holders.lose(A)
+    holders.expire()
+    assert (holders.holder, holders.waiting) == (C, (B, A))
+    holders.attach(A)
+    assert (holders.holder, holders.waiting) == (C, (B, A))
+
+
+def test_where_nobody_waits_one_that_is_away_keeps_it() -> None:
+    holders = Holders()
+    holders.attach(A)
+    holders.lose(A)
+    holders.expire()
+    assert holders.holder == A
+    ended = Holders()
+    for who in (A, B):
+        ended.attach(who)
+    ended.freeze()
+    ended.lose(A)
+    ended.expire()
+    assert ended.holder == A
+
+
 def test_who_attaches_takes_it_from_one_that_is_away() -> None:
     holders = Holders()
     holders.attach(A)
@@ -147,6 +176,14 @@ class AnyOrder(RuleBasedStateMachine):
         assert self.holders.holder == (before if before != who else heir)
         self.here.discard(who)
         self.known.discard(who)
+
+    @rule()
+    def expire(self) -> None:
+        before, queue = self.holders.holder, self.holders.waiting
+        self.holders.expire()
+        heir = next((one for one in queue if one in self.here), None)
+        away = before is not None and before not in self.here
+        assert self.holders.holder == (heir if away and heir is not None else before)
 
     @invariant()
     def everybody_is_in_one_place(self) -> None:

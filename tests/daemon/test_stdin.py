@@ -113,6 +113,59 @@ async def test_who_attaches_takes_it_from_one_whose_connection_is_lost(shared: H
         assert waiting.output == b"on\none\ntwo\nthree\n"
 
 
+async def test_who_waits_has_it_when_the_holder_stays_away(shared: Home) -> None:
+    request = secrets.token_hex(16)
+    async with shared.client("laptop") as laptop:
+        async with shared.client() as desk:
+            first = desk.start(*CAT, request=request, disconnect_grace=0.3)
+            await first.shows(b"on\n")
+            waiting = laptop.attach(await first.running())
+            assert (await waiting.expect(m.Attached)).holder == "desk"
+            first.send(b"one\n")
+            await waiting.shows(b"one\n")
+        told = await waiting.expect(m.StdinHolder)  # the connection is lost, and it waits only
+        assert (told.offset, told.holder) == (4, None)
+        waiting.send(b"two\n", 4)
+        await waiting.shows(b"two\n")
+        async with shared.client() as desk:
+            late = desk.attach(await waiting.running(), viewer=request)
+            assert (await late.expect(m.Attached)).holder == "laptop"
+            detach(waiting)
+            await late.wait_holder(None)  # it has waited since it is back
+            late.send(b"three\n", 8)
+            await late.shows(b"three\n")
+            desk.link.send(m.StdinEnd(late.channel, 14))
+            await late.ended()
+
+
+async def test_who_was_away_too_long_loses_it_to_the_next_one_that_comes_back(
+    home: Home,
+) -> None:
+    """Also where both were away, and where another daemon has taken over meanwhile."""
+    home.start()
+    request = secrets.token_hex(16)
+    async with home.client("laptop") as laptop, home.client() as desk:
+        first = desk.start(*CAT, request=request, disconnect_grace=60.0)
+        await first.shows(b"on\n")
+        run_id = await first.running()
+        waiting = laptop.attach(run_id, viewer="w" * 16)
+        await waiting.running()
+    wait_until(lambda: (home.run(run_id) / NAME).exists())
+    home.leave(signal.SIGKILL)
+    ticket = home.run(run_id) / "run.json"
+    short = json.loads(ticket.read_bytes()) | {"disconnect_grace": 0.2}
+    ticket.write_text(json.dumps(short))
+    home.start()
+    async with home.client("laptop") as laptop:
+        again = laptop.attach(run_id, viewer="w" * 16)
+        assert (await again.expect(m.Attached)).holder == "desk"
+        await again.wait_holder(None)
+        again.send(b"one\n")
+        await again.shows(b"one\n")
+        laptop.link.send(m.StdinEnd(again.channel, 4))
+        await again.ended()
+
+
 async def test_a_client_that_is_back_before_its_loss_was_noticed_goes_on(shared: Home) -> None:
     """The old connection may seem alive for a while; it holds nobody up, and nothing."""
     request = secrets.token_hex(16)

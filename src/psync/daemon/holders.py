@@ -6,6 +6,8 @@ One attachment at a time holds it; the others only look, and wait for it.
                attachment is a new one: somebody asked for it. One that comes back asks for nothing
     detach     on purpose: it goes to the one that has waited longest
     lose       its connection is lost: it keeps what it has, and its place among those who wait
+    expire     a holder that was lost has not come back for too long: as if it had detached, but
+               should it come back after all, it waits
     freeze     stdin has ended: it changes hands no more
 
 An attachment is known by its client's ID and the ID it chose itself, which are the same on each of
@@ -86,13 +88,25 @@ class Holders:
         self._waiting.pop(who, None)
         if who == self.holder and not self.frozen:
             self.holder = None
-            heir = next((one for one in self._waiting if self._present.get(one)), None)
+            heir = self._heir()
             if heir is not None:
                 self._hand_over(heir)
+
+    def expire(self) -> None:
+        """Its holder has been without a connection for too long; nothing happens if it is not."""
+        if self.frozen or self.holder is None or self.present(self.holder):
+            return
+        heir = self._heir()
+        if heir is not None:
+            self._hand_over(heir)
 
     def freeze(self) -> None:
         """Stdin has ended; whoever holds it may still send again what was lost of it."""
         self.frozen = True
+
+    def _heir(self) -> Who | None:
+        """Return who has waited longest of those that can be told."""
+        return next((one for one in self._waiting if self._present.get(one)), None)
 
     def _hand_over(self, who: Who) -> None:
         former, self.holder = self.holder, who

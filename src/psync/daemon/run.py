@@ -54,6 +54,7 @@ class Run:
         directory: absolute path of its directory.
         owner: who is told what becomes of it.
         starter: the attachment that started it, where that was with an earlier daemon.
+        grace: seconds for which it waits for a client, None for ever.
 
     Attributes:
         state: where it is in its life.
@@ -62,7 +63,12 @@ class Run:
     """
 
     def __init__(
-        self, run_id: str, directory: str, owner: Owner, starter: Who | None = None
+        self,
+        run_id: str,
+        directory: str,
+        owner: Owner,
+        starter: Who | None = None,
+        grace: float | None = None,
     ) -> None:
         self.id = run_id
         self.directory = directory
@@ -77,7 +83,7 @@ class Run:
         self._estranged = starter is not None
         self._viewers: dict[Viewer, None] = {}  # in the order in which they came
         self._ending: Ending | None = None
-        self.stdin = Stdin(directory, self._tell, starter)
+        self.stdin = Stdin(directory, self._tell, starter, grace)
         self._stale: set[Viewer] = set()  # their clients have come back on another connection
         self._floor = 0
         self._lead: int | None = None  # how far the program may write, as the supervisor knows it
@@ -113,6 +119,7 @@ class Run:
         self._ending = read_ending(self.directory)
         self.state = RunState.LOST if self._ending.status.lost else RunState.EXITED
         self._supervisor.close()
+        self.stdin.close()
         for viewer in list(self._viewers):
             if self._met:
                 viewer.end(self._ending)
@@ -123,6 +130,7 @@ class Run:
     def close(self) -> None:
         """Let go of the supervisor; the run goes on without this daemon."""
         self._supervisor.close()
+        self.stdin.close()
 
     # -- viewers -----------------------------------------------------------------------
 

@@ -130,7 +130,7 @@ class Runs:
             )
         check(spec)
         run_id = secrets.token_hex(5)
-        run = Run(run_id, os.path.join(self._directory, run_id), self)
+        run = Run(run_id, f"{self._directory}/{run_id}", self, grace=spec.disconnect_grace)
         origin = ticket(spec, client=client, client_name=client_name, request=request)
         told = supervised(
             spec,
@@ -263,7 +263,7 @@ class Runs:
                 found.append((origin.created, name, origin))
         for _, name, origin in sorted(found, key=lambda entry: entry[:2]):
             starter = Who(origin.client, origin.request)
-            run = Run(name, os.path.join(self._directory, name), self, starter)
+            run = Run(name, f"{self._directory}/{name}", self, starter, origin.disconnect_grace)
             if never_began(run.directory, origin):
                 logger.warning("run %s was never begun; its client asks again", name)
                 self._remove(run)

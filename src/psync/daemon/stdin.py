@@ -5,7 +5,8 @@ one's bytes end, and is told so once the program's pipe has taken all of those: 
 way is never more than one window, and nobody's bytes pass for another's.
 
 A holder that comes back on another connection sends again what was not acknowledged; what the run
-has is dropped by its offset. What others send is ignored, since it may have been on its way.
+has is dropped by its offset. What others send is ignored, since it may have been on its way. One
+that does not come back in time loses it to the one that has waited longest, who is told.
 
     stdin.json     who holds it, from which offset, and who waits, for the next daemon. There is
                    none as long as only the attachment that started the run has ever wanted it
@@ -13,6 +14,7 @@ has is dropped by its offset. What others send is ignored, since it may have bee
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import os
@@ -32,8 +34,11 @@ from psync.text import printable
 
 NAME = "stdin.json"
 
-logger = logging.getLogger("psync.run")
+PATIENCE = 300.0
+"""Seconds for which stdin is kept for a holder whose connection is lost, where the run itself lives
+without a client for ever. Else it is as long as the run does."""
 
+logger = logging.getLogger("psync.run")
 
 _nameless = itertools.count()
 
@@ -54,6 +59,8 @@ class Stdin:
         directory: the run's.
         send: sends a frame to the supervisor.
         starter: the attachment that started the run, where an earlier daemon was asked for it.
+        patience: seconds that a holder whose connection is lost has to come back, while somebody
+            else waits for stdin; None for ``PATIENCE``.
 
     Attributes:
         taken: everything below is in the program's pipe.
@@ -61,7 +68,11 @@ class Stdin:
     """
 
     def __init__(
-        self, directory: str, send: Callable[[wire.Frame], None], starter: Who | None = None
+        self,
+        directory: str,
+        send: Callable[[wire.Frame], None],
+        starter: Who | None = None,
+        patience: float | None = None,
     ) -> None:
         self.taken = 0
         self.closed = False
@@ -77,6 +88,9 @@ class Stdin:
         self._viewers: dict[Who, Viewer] = {}  # of each attachment but those that only look
         self._told: dict[Viewer, tuple[bool, str | None]] = {}  # what ``_view`` was then
         self._saved: _Record | None = None
+        self._patience = PATIENCE if patience is None else patience
+        self._away: asyncio.TimerHandle | None = None  # until the holder has been away for too long
+        self._overdue = False  # it has
         self._holders = Holders(starter)
         if starter is not None:
             self._restore()
@@ -113,6 +127,8 @@ class Stdin:
             self._holders.lose(former)  # as its connection will tell in a moment
         self._viewers[viewer.who] = viewer
         self._holders.attach(viewer.who, waits=viewer.shares)
+        if self._overdue:
+            self._holders.expire()
         self._changed(former)
         if viewer.who == self._holders.holder:
             self._name = viewer.name  # it may have another one by now
@@ -142,6 +158,13 @@ class Stdin:
     def closed_for(self, viewer: Viewer) -> bool:
         """Whether nothing that it could send would come to the program."""
         return self.closed or (self._ended and not self._holds(viewer))
+
+    def close(self) -> None:
+        """Wait for nobody any more: the run is over, or the daemon leaves."""
+        self._overdue = False
+        if self._away is not None:
+            self._away.cancel()
+            self._away = None
 
     # -- what clients send -------------------------------------------------------------
 
@@ -241,6 +264,22 @@ class Stdin:
             self._granted = self.taken >= self._base
         self._tell()
         self._save()
+        self._watch()
+
+    def _watch(self) -> None:
+        """See whether the holder is away, and since when."""
+        holders = self._holders
+        if holders.frozen or holders.holder is None or holders.present(holders.holder):
+            self.close()
+        elif self._away is None and not self._overdue:
+            self._away = asyncio.get_running_loop().call_later(self._patience, self._expire)
+
+    def _expire(self) -> None:
+        self._away, self._overdue = None, True
+        former = self._holders.holder
+        self._holders.expire()
+        if self._holders.holder != former:
+            self._changed(former)
 
     def _tell(self) -> None:
         """Tell everybody who was told something else."""
