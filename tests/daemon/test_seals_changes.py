@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import shutil
 import stat
@@ -17,6 +18,7 @@ DIRECTORIES = ("d", "d/e", "g")
 FILES = ("a", "b", "d/a", "d/b", "d/e/a", "g/a")
 NAMES = (*DIRECTORIES, *FILES)
 OLD = 10**18 + 5 * 10**8
+SPARES = itertools.count()
 
 DEEDS = (
     *("write", "append", "rewrite", "replace", "chmod", "delete", "mkdir", "touch", "rename"),
@@ -59,7 +61,7 @@ def do(top: Path, name: str, deed: str) -> bool:
     times = (here.st_atime_ns, here.st_mtime_ns) if here else (0, 0)
     regular = here is not None and stat.S_ISREG(here.st_mode)
     away.mkdir(exist_ok=True)
-    spare = away / str(len(os.listdir(away)))
+    spare = away / str(next(SPARES))
     if deed == "mkdir" and here is None:
         path.mkdir()
     elif deed == "write" and (here is None or regular):
