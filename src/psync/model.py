@@ -136,7 +136,7 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         client: name of the client that started it.
         revision: revision of the project's source.
         started: when the program was started; None where it was not, or nobody knows.
-        ended: when it ended.
+        ended: when it ended; of a lost one, when it was last known to live.
         status: how it ended; None while it has not.
         reason: what made it end: ``exited``, ``stopped``, ``disconnected`` or ``exec-failed``.
         output: length of its output, in bytes.

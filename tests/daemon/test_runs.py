@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 from tests.supervisor.support import Connection
-from tests.support.daemon import Home, python, shell, spec
+from tests.support.daemon import Client, Home, python, shell, spec
 from tests.support.waiting import alive, wait_until
 
 from psync.daemon.pace import FIRST
 from psync.daemon.retention import Retention
 from psync.daemon.rundir import DAMAGED
 from psync.daemon.viewer import SMALL_PIECE
-from psync.model import RunSpec, RunState
+from psync.model import RunInfo, RunSpec, RunState
 from psync.protocol import messages as m
 from psync.supervisor import record
 
@@ -92,6 +92,14 @@ async def test_a_request_sent_twice_starts_one_run(home: Home) -> None:
     assert len(home.runs()) == 2
 
 
+async def listed(client: Client, run_id: str) -> RunInfo:
+    """What the daemon tells of one run."""
+    answer = await client.ask(m.ListRuns(request=1, match=run_id))
+    assert isinstance(answer, m.RunList)
+    (info,) = answer.runs
+    return info
+
+
 async def test_a_killed_supervisor_means_lost_and_nobody_survives(home: Home) -> None:
     home.start()
     async with home.client() as client:
@@ -103,8 +111,9 @@ async def test_a_killed_supervisor_means_lost_and_nobody_survives(home: Home) ->
         ended = await run.ended()
         assert (ended.status.lost, ended.status.returncode) == (True, 255)
         wait_until(lambda: not any(map(alive, pids)))
-        wait_until((directory / "lost").exists)
+        wait_until(lambda: (directory / "lost").exists() and (directory / "lost").read_bytes())
         assert _marked(directory.name) == []
+        known = round((await listed(client, directory.name)).ended or 0.0, 3)
         assert (await client.start("true").ended()).status.code == 0
         assert await client.attach(directory.name).running()
     home.leave()
@@ -113,6 +122,10 @@ async def test_a_killed_supervisor_means_lost_and_nobody_survives(home: Home) ->
         again = client.attach(directory.name)
         assert (await again.ended()).status.lost
         assert again.output == run.output
+        info = await listed(client, directory.name)
+        assert (info.state, info.ended) == (RunState.LOST, known)
+        assert info.started is not None
+        assert info.started <= known
     assert home.log.count(f"run {directory.name} is lost") == 1
     assert "Traceback" not in home.log
 

@@ -402,3 +402,19 @@ def test_a_stop_survives_the_daemon(own: Field) -> None:
     _, err = stop.communicate(timeout=30)
     assert stop.returncode == 0
     assert lines(err)[-1] == f"psync: stopped {run.id} (exit status 5)"
+
+
+def test_a_lost_run_says_so_and_when(own: Field) -> None:
+    run = Running(own, "gone")
+    run_id = run.id
+    directory = own.local_home / "state/runs" / run_id
+    os.kill(json.loads((directory / "supervisor.json").read_bytes())["pid"], signal.SIGKILL)
+    assert run.process.wait(30) == 255
+    (row,) = ps(own, "-a")
+    assert row["state"] == "lost"
+    assert row["started"] <= row["ended"]
+    assert " ~" in own.psync("ps", "-a").stdout.decode()
+    for words in ((), ("-n", "0"), ("-f",)):
+        done = own.psync("logs", *words, run_id)
+        assert (done.returncode, done.stdout) == (0, b"" if "0" in words else b"ready\n")
+        assert lines(done.stderr) == ["psync: the run was lost: nobody knows how it ended"]

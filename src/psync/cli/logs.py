@@ -34,7 +34,7 @@ from psync.cli.runs import (
 from psync.cli.times import LineStamper, moment
 from psync.client.pieces import Output
 from psync.errors import ConnectionLost, ExecError, Interrupted, ProgramNotFound, PsyncError
-from psync.model import Stream
+from psync.model import RunState, Stream
 from psync.paths import ClientPaths
 from psync.terminal import TerminalFilter
 
@@ -160,6 +160,8 @@ class _Logs:
                 screen.watch(run.detach)
                 await self._copy(run, screen, end)
             await screen.finish()
+            if run.state is RunState.LOST:
+                say("the run was lost: nobody knows how it ended")
         except (ProgramNotFound, ExecError) as error:  # then that is all there is to show
             say(error.message)
         except ConnectionLost:
@@ -178,8 +180,7 @@ class _Logs:
                 return
             if end is not None and piece.end >= end:
                 return
-        if (await run.wait()).lost:
-            say("the run was lost: nobody knows how it ended")
+        await run.wait()
 
 
 class Screen:

@@ -20,7 +20,7 @@ from psync.cli.times import utc
 from psync.client.targets import LOCAL, TargetFiles, TargetSpec
 from psync.config import ClientConfig, TargetConfig
 from psync.errors import PsyncError
-from psync.model import RunInfo
+from psync.model import RunInfo, RunState
 from psync.paths import ClientPaths
 
 DESCRIPTION = """\
@@ -34,8 +34,9 @@ EPILOG = """\
 --json prints one list of objects: target, id, name, project, client, revision, command (a list),
 state (starting, running, stopping, exited, lost), exit_code, signal, exit_status (as a shell has
 it), reason, created, started, ended, output, oldest, viewers, disconnect_grace (seconds), overflow.
-Times are RFC 3339 in UTC, sizes and offsets are bytes, what is not known is null. Arguments are
-UTF-8; a byte that is none is written \\udc80 to \\udcff, as Python's surrogateescape has it.
+Times are RFC 3339 in UTC, sizes and offsets are bytes, what is not known is null; ended, of a lost
+run, is when it was last known to live. Arguments are UTF-8; a byte that is none is written
+\\udc80 to \\udcff, as Python's surrogateescape has it.
 """
 
 
@@ -190,7 +191,8 @@ def as_table(
 def _duration(run: RunInfo, now: float) -> str:
     if run.started is None or (run.ended is None and run.state.final):
         return "-"
-    return span((now if run.ended is None else run.ended) - run.started)
+    lasted = span((now if run.ended is None else run.ended) - run.started)
+    return f"~{lasted}" if run.state is RunState.LOST else lasted
 
 
 def as_json(target: str, run: RunInfo) -> dict[str, object]:

@@ -6,19 +6,17 @@ of thousands opens no file. For an active run the cursor of its log is read, whi
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
-from psync.daemon.ending import Ending, log_extent
+from psync.daemon.ending import Ending, log_extent, started_at
 from psync.daemon.retention import Age
 from psync.daemon.run import Run
 from psync.daemon.rundir import Ticket
 from psync.errors import Refused
 from psync.model import RunInfo, RunState
 from psync.protocol.requests import PAGE_RUNS
-from psync.supervisor import record
 from psync.text import printable
 
 COMMAND = 2048
@@ -110,7 +108,7 @@ class Entry:
         except OSError:  # out of descriptors, say; the list is of use without it
             end = oldest = 0
         if self._fixed.started is None and run.state is not RunState.STARTING:
-            self._fixed = msgspec.structs.replace(self._fixed, started=_started(run.directory))
+            self._fixed = msgspec.structs.replace(self._fixed, started=started_at(run.directory))
         info = msgspec.structs.replace(
             self._fixed, state=run.state, viewers=run.viewers, output=end, oldest=oldest
         )
@@ -183,11 +181,3 @@ def shorten(argv: tuple[bytes, ...]) -> tuple[bytes, ...]:
         words.append(word)
         left -= len(word)
     return tuple(words)
-
-
-def _started(directory: str) -> float | None:
-    """When the supervisor had forked the program: it says so in its own record right after it."""
-    try:
-        return os.stat(os.path.join(directory, record.SUPERVISOR)).st_mtime
-    except OSError:
-        return None

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import logging
 import signal
+import time
 from typing import Protocol
+
+import msgspec
 
 from psync.daemon.ending import Ending, read_ending
 from psync.daemon.holders import Who
@@ -117,6 +120,8 @@ class Run:
         if self.state.final:
             return
         self._ending = read_ending(self.directory)
+        if self._ending.status.lost and self._met:  # it was alive a moment ago
+            self._ending = msgspec.structs.replace(self._ending, ended=time.time())
         self.state = RunState.LOST if self._ending.status.lost else RunState.EXITED
         self._supervisor.close()
         self.stdin.close()

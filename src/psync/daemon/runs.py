@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 
+from psync.daemon.ending import mark_lost, modified
 from psync.daemon.holders import Who
 from psync.daemon.launcher import Launcher, LaunchError
 from psync.daemon.listing import Entry, no_such_run, page, select
@@ -36,7 +37,7 @@ from psync.daemon.strays import clean_up
 from psync.daemon.tasks import Tasks
 from psync.errors import PsyncError, Refused
 from psync.model import RunInfo, RunSpec, RunState, Stream
-from psync.paths import private, private_directory
+from psync.paths import private_directory
 from psync.supervisor.log import LogDamaged
 from psync.supervisor.search import locate
 from psync.text import printable
@@ -334,15 +335,14 @@ class Runs:
 
     def on_final(self, run: Run) -> None:
         """See ``run.Owner``."""
-        mark = os.path.join(run.directory, LOST)
         entry = self._entries[run.id]
         assert run.ending is not None
         ended = run.ending.ended
         if run.state is RunState.LOST:
-            ended = _time_of(mark)
+            ended = modified(os.path.join(run.directory, LOST))  # the first time that it is found
             if ended is None:
                 logger.error("run %s is lost: its supervisor left no record", run.id)
-                self._tasks.start(f"kill what run {run.id} left", _clean_up(run, mark))
+                self._tasks.start(f"kill what run {run.id} left", _clean_up(run))
         now = Now(time.time(), time.monotonic())
         entry.finished(run.ending)
         self.on_ended(entry.info())
@@ -430,20 +430,8 @@ async def _remove(directory: str) -> None:
     await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
 
-async def _clean_up(run: Run, mark: str) -> None:
+async def _clean_up(run: Run) -> None:
     killed = await asyncio.to_thread(clean_up, run.id, run.directory)
     if killed:
         logger.warning("killed %d processes that the lost run %s left", killed, run.id)
-    try:
-        with open(mark, "wb", opener=private):
-            pass  # the next daemon need not look for them again
-    except FileNotFoundError:
-        pass  # it is not kept
-
-
-def _time_of(path: str) -> float | None:
-    """When a file was written last, None if there is none."""
-    try:
-        return os.stat(path).st_mtime
-    except OSError:
-        return None
+    mark_lost(run.directory, None if run.ending is None else run.ending.ended)
