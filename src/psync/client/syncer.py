@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Collection
 
 from psync.client.syncing import SyncReports, new_sync
 from psync.client.threads import in_thread
+from psync.errors import PsyncError
 from psync.paths import ClientPaths
 from psync.sync.engine import Sync
 from psync.sync.plan import SyncPlan
@@ -38,6 +39,33 @@ class Syncer:
         self._aim = aim
         self._source = Source(plan, os.environ)
         self._last: Sync | None = None
+        self._ready: Sync | None = None
+
+    async def get_ready(self, changed: Collection[bytes]) -> None:
+        """Have rsync started while changes are settling; ``sync`` has to follow, or ``close``.
+
+        What fails is tried again by ``sync``. Cancellation leaves what ``close`` ends.
+
+        Args:
+            changed: absolute paths that have changed so far.
+        """
+        if self._ready is not None:
+            return
+        sync = self._ready = new_sync(
+            self._plan, self._paths, self._reports, source=self._source, changed=()
+        )
+        try:
+            await self._aim(sync)
+            await in_thread(lambda: sync.get_ready(changed), sync.cancel)
+        except PsyncError:
+            await self.close()
+
+    async def close(self) -> None:
+        """End what ``get_ready`` has started, if it is of no use."""
+        ready, self._ready = self._ready, None
+        if ready is not None:
+            ready.cancel()
+            await in_thread(ready.close, lambda: None)
 
     async def sync(self, changed: Collection[bytes] | None = None) -> Summary:
         """Bring the mirror up to date.
@@ -51,13 +79,16 @@ class Syncer:
         Cancellation ends rsync. Then, as after an error, every file in the mirror is the old one or
         the whole new one.
         """
-        sync = new_sync(
-            self._plan, self._paths, self._reports, source=self._source, changed=changed
-        )
+        sync, self._ready = self._ready, None
+        known = sync is not None
+        if sync is None:
+            sync = new_sync(self._plan, self._paths, self._reports, source=self._source)
+        sync.expect(changed)
         try:
             if changed is None:
                 sync.begin_looking()
-            await self._aim(sync)
+            if not known:
+                await self._aim(sync)
             summary = await in_thread(sync.wait, sync.cancel)
         finally:
             sync.close()

@@ -48,6 +48,20 @@ class Record(msgspec.Struct, frozen=True):
     changes: Changes
 
 
+class _Ready(msgspec.Struct, frozen=True):
+    """An rsync that waits to be told what to send."""
+
+    base: bytes
+    destination: bytes
+    remote: Remote | None
+    transfer: Transfer
+
+    def fits(self, tree: Tree) -> bool:
+        """Whether it can send a tree."""
+        plain = not (tree.checksum or tree.follow or tree.empty)
+        return plain and (tree.base, tree.destination) == (self.base, self.destination)
+
+
 class Delivery:
     """Carries out one selection; used once.
 
@@ -84,6 +98,7 @@ class Delivery:
         self._warning = on_warning
         self._trusted = False
         self._running: list[Transfer] = []
+        self._ready: _Ready | None = None
         self._cancelled = False
         self._tally: Tally | None = None
         self._biggest: tuple[tuple[bytes, int], ...] = ()
@@ -152,6 +167,20 @@ class Delivery:
         self._endpoint.check()
         assert self._rsync
 
+    def get_ready(self, tree: Tree, biggest: tuple[tuple[bytes, int], ...]) -> None:
+        """Start an rsync that waits to be told what of a tree it is to send; changes nothing.
+
+        Args:
+            tree: any of it may be sent.
+            biggest: of what is likely to be sent, the biggest files; absolute paths and sizes.
+        """
+        self._biggest = biggest
+        remote = self._chosen(self._endpoint.remote())
+        argv, _ = rsync_argv(tree, rsync=self._rsync, mirror=self._mirror, remote=remote, dry=False)
+        transfer = self._start(argv, None, remote, part=tree.destination)
+        self._ready = _Ready(tree.base, tree.destination, remote, transfer)
+        self._choice = None
+
     def carry_out(self, selection: Selection, records: Sequence[Record]) -> tuple[bytes, ...]:
         """Send, remove, and mark the mirror; returns the paths in the mirror that were removed.
 
@@ -172,7 +201,8 @@ class Delivery:
         copies: list[Tree] = []
         for trees in (selection.plain, selection.checked, selection.followed):
             self._send([self._with_copies(tree, copies) for tree in trees])
-        self._send(copies)
+        for copy in copies:
+            self._send([copy])
         for record in records:
             self._remove(record, record.changes.then)
             manifest = record.manifest
@@ -193,6 +223,7 @@ class Delivery:
 
     def stop(self) -> None:
         """Stop and reap what is running; what it still says is of no interest."""
+        self._drop_ready()
         running, self._running = self._running, []
         for transfer in running:
             transfer.cancel()
@@ -232,11 +263,7 @@ class Delivery:
             if not tree.entries:
                 continue
             self._check_cancelled()
-            remote = self._chosen(self._endpoint.remote())
-            argv, feed = rsync_argv(
-                tree, rsync=self._rsync, mirror=self._mirror, remote=remote, dry=self._dry
-            )
-            self._running.append(self._start(argv, feed, remote, part=tree.destination))
+            self._running.append(self._send_one(tree))
         for transfer in self._running:
             if self._cancelled:
                 transfer.cancel()
@@ -247,6 +274,29 @@ class Delivery:
             self._bytes += done.bytes_sent
             self._sent_names += done.sent_names
         self._running = []
+
+    def _send_one(self, tree: Tree) -> Transfer:
+        ready, self._ready = self._ready, None
+        if ready is not None:
+            if ready.fits(tree) and self._chosen(ready.remote) == ready.remote:
+                _, feed = rsync_argv(
+                    tree, rsync=self._rsync, mirror=self._mirror, remote=ready.remote
+                )
+                ready.transfer.give(feed)
+                return ready.transfer
+            self._ready = ready
+            self._drop_ready()
+        remote = self._chosen(self._endpoint.remote())
+        argv, feed = rsync_argv(
+            tree, rsync=self._rsync, mirror=self._mirror, remote=remote, dry=self._dry
+        )
+        return self._start(argv, feed, remote, part=tree.destination)
+
+    def _drop_ready(self) -> None:
+        ready, self._ready = self._ready, None
+        if ready is not None:
+            ready.transfer.cancel()
+            ready.transfer.reap()
 
     def _chosen(self, remote: Remote | None) -> Remote | None:
         """Decide how the files go, by what is known of the link and what they are."""
@@ -343,7 +393,7 @@ class Delivery:
     def _start(
         self,
         argv: list[str | bytes],
-        feed: bytes,
+        feed: bytes | None,
         remote: Remote | None,
         *,
         removal: bool = False,

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from psync.errors import ConnectionLost, Interrupted, SSHError, SyncError
+from psync.errors import ConnectionLost, Interrupted, SSHError
 from psync.sync.blame import DiskFull, FilesVanished
 from psync.sync.delivery import Delivery, Record
 from psync.sync.endpoint import Endpoint
@@ -34,9 +34,8 @@ from psync.sync.listing import case_collisions
 from psync.sync.lock import Holder, ProjectLock
 from psync.sync.plan import SyncPlan
 from psync.sync.rsync import MirrorMissing, Progress, Summary
-from psync.sync.selection import Part, Selection, merged, select
-from psync.sync.source import Looking, Source
-from psync.text import printable
+from psync.sync.selection import Part, Selection, merge, select
+from psync.sync.source import Looking, Source, sizes_of
 
 if TYPE_CHECKING:
     from psync.sync.clean import Cleaning, Surplus
@@ -101,12 +100,13 @@ class Sync:
         self._dry = dry
         self._on_progress = on_progress
         self._on_warning = on_warning
-        self._on_wait = on_wait
+        self._on_wait = on_wait or (lambda _holder: None)
         self._kept = source is not None
         self._source = source or Source(plan, self._environ)
         self._changed = changed
         self._ended: Known | None = None
         self._clean = clean
+        self._readied = False
         self._cleaning: Cleaning | None = None
         self._source.cancelled = lambda: self._cancelled
         self._looking: Looking | None = None
@@ -145,6 +145,31 @@ class Sync:
         """Have a thread look at the files here; what it finds, or an error, is ``wait``'s."""
         self._looking = Looking(self._source)
 
+    def get_ready(self, changed: Collection[bytes]) -> None:
+        """Have an rsync started that waits to be told what to send; blocks for a moment.
+
+        Of use while changes are still settling: starting takes longer than sending a small file.
+
+        Args:
+            changed: what is known to have changed so far, as absolute paths.
+
+        Raises:
+            PsyncError: as ``wait``, which has to be called all the same, or ``close``.
+        """
+        endpoint = self._endpoint
+        assert endpoint is not None, "to() says where the mirror is"
+        part = self._source.part_of(changed)
+        if part is None or self._source.known is None:
+            return
+        delivery = self._delivery = self._new_delivery(endpoint)
+        self._prepare(delivery, endpoint)
+        delivery.get_ready(part.tree, sizes_of(changed))
+        self._readied = True
+
+    def expect(self, changed: Collection[bytes] | None) -> None:
+        """Say what changed, after ``get_ready``; None looks at everything."""
+        self._changed = changed
+
     def wait(self) -> Summary:
         """Carry the sync out; blocks.
 
@@ -169,7 +194,7 @@ class Sync:
         try:
             self._look()
             self._lock = ProjectLock(self._state, self.plan.project.id, self._command)
-            self._lock.acquire(self._lock_timeout, self._waiting, lambda: self._cancelled)
+            self._lock.acquire(self._lock_timeout, self._on_wait, lambda: self._cancelled)
             for _ in range(VANISHED_RETRIES):
                 try:
                     return self._whole(endpoint)
@@ -211,13 +236,7 @@ class Sync:
         known, self._ended = self._ended, None
         if known is None or self._endpoint is None:
             return
-        try:
-            write_known(self._state, self._place(self._endpoint), known)
-        except OSError as error:
-            raise SyncError(
-                f"what was sent cannot be noted in {printable(self._state)}: {error.strerror}",
-                hint="free some space on this machine",
-            ) from error
+        write_known(self._state, self._place(self._endpoint), known)
 
     def close(self) -> None:
         """Stop what is running and free the lock. ``wait`` does it; call it when that is not."""
@@ -277,16 +296,10 @@ class Sync:
 
     def _sync(self, endpoint: Endpoint) -> Summary:
         """Compare, and send what has to be sent."""
-        delivery = self._delivery = Delivery(
-            self.plan,
-            endpoint,
-            self._mirror(endpoint),
-            state=self._state,
-            environ=self._environ,
-            dry=self._dry,
-            on_progress=self._on_progress,
-            on_warning=self._warning,
-        )
+        if self._delivery is None or not self._readied:
+            self._delivery = self._new_delivery(endpoint)
+        self._readied = False
+        delivery = self._delivery
         # until this one has succeeded nothing is known of what lies there
         remembered, self._source.known = self._source.known, None
         if self._source.fresh is not None and remembered is not None:
@@ -309,8 +322,9 @@ class Sync:
         except MirrorMissing:
             for record in records:
                 record.manifest.forget()
-            if self._dry:
-                return self._all()
+            if self._dry:  # then a first sync would send all of it
+                names = self._source.names()
+                return Summary(len(names), 0, 0.0, sent_names=names)
             raise
         return self._summary(delivery)
 
@@ -329,6 +343,18 @@ class Sync:
         delivery.carry_out(selection, ())
         self._end(endpoint, known, fresh, selection.names, ())
         return self._summary(delivery)
+
+    def _new_delivery(self, endpoint: Endpoint) -> Delivery:
+        return Delivery(
+            self.plan,
+            endpoint,
+            self._mirror(endpoint),
+            state=self._state,
+            environ=self._environ,
+            dry=self._dry,
+            on_progress=self._on_progress,
+            on_warning=self._warning,
+        )
 
     def _known(self, endpoint: Endpoint, remembered: Known | None) -> tuple[Known, Checked]:
         """Return what is known of both sides since the last whole sync."""
@@ -373,7 +399,7 @@ class Sync:
             part.tree.destination: settle(part.stats, self._source.looked_at) for part in looked_at
         }
         if names is not None:
-            parts = merged(known, parts, removed)
+            parts = merge(known, parts, removed)
         self._ended = self._source.known = Known(seal, self._settings, parts)
         if not self._kept:
             self.note()
@@ -397,15 +423,6 @@ class Sync:
             done, seconds=time.monotonic() - self._began, skipped=skipped
         )
 
-    def _all(self) -> Summary:
-        """What a first sync would send."""
-        names = [
-            os.path.join(part.tree.destination, name)
-            for part in self._source.parts
-            for name in part.entries
-        ]
-        return Summary(len(names), 0, time.monotonic() - self._began, sent_names=tuple(names))
-
     @property
     def _settings(self) -> str:
         return "strip" if self.plan.strip else ""
@@ -424,10 +441,6 @@ class Sync:
     def _check_cancelled(self) -> None:
         if self._cancelled:
             raise Interrupted("interrupted while syncing; nothing was started")
-
-    def _waiting(self, holder: Holder | None) -> None:
-        if self._on_wait is not None:
-            self._on_wait(holder)
 
     def _warning(self, text: str) -> None:
         self._warnings += 1

@@ -17,8 +17,10 @@ from collections.abc import Mapping
 
 import msgspec
 
+from psync.errors import SyncError
 from psync.paths import private_directory, write_atomic
 from psync.sync.listing import Stat
+from psync.text import printable
 
 FORMAT = 1
 
@@ -77,12 +79,18 @@ def write_known(state: str, place: bytes, known: Known) -> None:
     """Write down what is known.
 
     Raises:
-        OSError, ConfigError: it cannot be written.
+        SyncError, ConfigError: it cannot be written.
     """
     path = _path(state, place)
-    private_directory(path.rpartition("/")[0])
     record = _Record(FORMAT, known.seal, known.settings, known.parts)
-    write_atomic(path, msgspec.msgpack.encode(record))
+    try:
+        private_directory(path.rpartition("/")[0])
+        write_atomic(path, msgspec.msgpack.encode(record))
+    except OSError as error:
+        raise SyncError(
+            f"what was sent cannot be noted in {printable(state)}: {error.strerror}",
+            hint="free some space on this machine",
+        ) from error
 
 
 def settle(stats: Mapping[bytes, Stat], looked_at: int) -> dict[bytes, Stat]:

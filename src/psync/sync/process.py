@@ -35,7 +35,7 @@ class Child:
     Args:
         argv: the command; the first element is looked up on PATH.
         env: its environment, None for ours.
-        feed: what it reads on stdin, which is then closed.
+        feed: what it reads on stdin, which is then closed; None if ``give`` says so later.
         detached: give it a session of its own. Then the terminal's Ctrl-C does not reach it, it
             cannot ask anything on the terminal, and ``wait`` ends with no process of it left.
         pass_fds: descriptors that it inherits, under the same numbers.
@@ -49,18 +49,18 @@ class Child:
         argv: Sequence[str | bytes],
         *,
         env: Mapping[str, str] | None = None,
-        feed: bytes = b"",
+        feed: bytes | None = b"",
         detached: bool,
         pass_fds: Sequence[int] = (),
     ) -> None:
         self.cancelled = False
         self.ended = False
         self._detached = detached
-        self._feed = memoryview(feed)
+        self._feed = memoryview(feed or b"")
         self._popen = subprocess.Popen(
             argv,
             env=env,
-            stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if feed == b"" else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=detached,
@@ -70,12 +70,18 @@ class Child:
         for stream in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
             if stream is not None:
                 os.set_blocking(stream.fileno(), False)
-        self._write()  # what fits into the pipe need not wait for ``wait``, nor its end
+        if feed is not None:
+            self._write()  # what fits into the pipe need not wait for ``wait``, nor its end
 
     @property
     def pid(self) -> int:
         """The process ID."""
         return self._popen.pid
+
+    def give(self, feed: bytes) -> None:
+        """Say what it reads on stdin, where that was left open; before ``wait``."""
+        self._feed = memoryview(feed)
+        self._write()
 
     def cancel(self) -> None:
         """Have ``wait`` stop the process: SIGTERM, a grace, SIGKILL."""

@@ -219,7 +219,7 @@ class Transfer:
 
     Args:
         argv: its command line.
-        feed: its stdin.
+        feed: its stdin; None if ``give`` says so later, before ``wait``.
         mirror: the project's directory on the other side, for messages.
         host: the other side's name, None where it is this machine.
         environ: the environment to start from.
@@ -235,7 +235,7 @@ class Transfer:
     def __init__(
         self,
         argv: Sequence[str | bytes],
-        feed: bytes,
+        feed: bytes | None,
         *,
         mirror: bytes,
         host: str | None,
@@ -286,6 +286,11 @@ class Transfer:
             seconds=self._ended - self._flowing if self._flowing else 0.0,
             created=self._parser.created,
         )
+
+    def give(self, feed: bytes) -> None:
+        """Say what it reads on stdin: what is to be sent is known now."""
+        self._began = time.monotonic()
+        self._child.give(feed)
 
     def cancel(self) -> None:
         """Have ``wait`` stop rsync with its ssh; from any thread or a signal handler."""

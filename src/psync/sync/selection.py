@@ -120,17 +120,20 @@ def select(
     )
 
 
-def merged(known: Known, now: Parts, gone: Iterable[bytes]) -> Parts:
-    """Return what is known after a partial sync: other commands may have sent other files.
+def merge(known: Known, now: Parts, gone: Iterable[bytes]) -> Parts:
+    """Bring what is known up to date after a partial sync, in place, and return it.
+
+    What this sync did not look at stays known: there may be very much of it, and other commands may
+    have sent other files.
 
     Args:
         known: what was known before.
         now: what is known of what this sync looked at.
         gone: paths in the mirror that it removed.
     """
-    parts = {part: {**stats, **now.get(part, {})} for part, stats in known.parts.items()}
+    parts = known.parts
     for part, stats in now.items():
-        parts.setdefault(part, stats)
+        parts.setdefault(part, {}).update(stats)
     for name in gone:
         part, _, rest = name.partition(b"/")
         parts.get(part, {}).pop(rest.rstrip(b"/"), None)

@@ -72,6 +72,23 @@ class Source:
         """Return what is to be told about a part, for people."""
         return self._listings[part.tree.destination].warnings
 
+    def names(self) -> tuple[bytes, ...]:
+        """Return all that is sent, as paths in the mirror."""
+        return tuple(
+            os.path.join(part.tree.destination, name)
+            for part in self.parts
+            for name in part.entries
+        )
+
+    def part_of(self, paths: Collection[bytes]) -> Part | None:
+        """Return the part that holds one of these absolute paths, as far as it is known."""
+        for part in self.parts:
+            base = part.tree.base.rstrip(b"/") + b"/"
+            for path in paths:
+                if path.startswith(base) and path[len(base) :] in part.stats:
+                    return part
+        return None
+
     def look(self) -> None:
         """Look at all of it.
 
@@ -215,6 +232,12 @@ class Looking:
         self._thread.join()
         if self._error is not None:
             raise self._error
+
+
+def sizes_of(paths: Collection[bytes]) -> tuple[tuple[bytes, int], ...]:
+    """Return those of some absolute paths that are files, with their sizes in bytes."""
+    found = ((path, look_at(path)) for path in paths)
+    return tuple((path, one[1]) for path, one in found if len(one) == 5 and stat.S_ISREG(one[0]))
 
 
 def _above(name: bytes) -> list[bytes]:

@@ -33,7 +33,7 @@ from psync.sync.plan import SyncPlan
 if TYPE_CHECKING:
     from watchfiles._rust_notify import RustNotify
 
-SETTLE = 0.04
+SETTLE = 0.025
 """Seconds without a change after which a batch is complete: editors and tools that write a file
 beside another one and rename it are done by then."""
 
@@ -49,7 +49,7 @@ MOST = 5000
 POLL_DELAY = 300
 """Milliseconds between two looks at all files, where the system does not tell of changes."""
 
-_STEP = 10  # milliseconds; how often watchfiles looks at what the kernel has told
+_STEP = 8  # milliseconds; how often watchfiles looks at what the kernel has told
 _TIMEOUT = 1000  # milliseconds after which it is seen whether what is watched is there still
 _TICK = 0.02  # seconds between two looks at a file that is being written
 _MISSING = 0.25  # seconds between two looks for a directory that is gone
@@ -106,6 +106,7 @@ class Watcher:
 
     Attributes:
         polling: files are looked at again and again.
+        on_first: called with the first changes of a batch, while it is settling.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class Watcher:
         if polling is None:
             polling = bool(os.environ.get("WATCHFILES_FORCE_POLLING"))
         self.polling = polling
+        self.on_first: Callable[[frozenset[bytes]], None] = lambda _changed: None
         self._warn = warn
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
@@ -185,7 +187,10 @@ class Watcher:
             elif any(_is_in(top, path) for path in changed for top in self._places.linked):
                 self._everywhere = True  # its name in the plan is another one
             else:
+                first = bool(changed) and not self._changed and not self._everywhere
                 self._changed |= changed
+                if first:
+                    self.on_first(frozenset(changed))
         if self._changed or self._everywhere:
             self._news.set()
 
