@@ -66,6 +66,23 @@ def test_a_damaged_exit_record_is_called_so(tmp_path: Path, content: bytes) -> N
         record.read_exit(str(tmp_path))
 
 
+def test_no_bit_of_an_exit_record_changes_unseen(tmp_path: Path) -> None:
+    truth = record.Exit(code=3, reason="exited", started=12.5, ended=99.25, output_end=4711)
+    record.write_exit(str(tmp_path), truth)
+    path = tmp_path / record.EXIT
+    text = path.read_bytes()
+    assert json.loads(text)["code"] == 3  # what follows is white space
+    assert vars(record.read_exit(str(tmp_path))) == vars(truth)
+    for bit in range(len(text) * 8):
+        changed = bytearray(text)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        with pytest.raises(record.RecordError):
+            record.read_exit(str(tmp_path))
+    path.write_bytes(text[: text.index(b"\n") + 1])  # as versions before this one wrote it
+    assert record.read_exit(str(tmp_path)).output_end == 4711
+
+
 def test_no_record_is_no_record(tmp_path: Path) -> None:
     for read in (record.read_spec, record.read_owner, record.read_exit):
         with pytest.raises(FileNotFoundError):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import os
-from binascii import a2b_base64, b2a_base64
+from binascii import a2b_base64, b2a_base64, crc32
 
 TYPE_CHECKING = False  # what typing has under this name, without importing it
 if TYPE_CHECKING:
@@ -301,7 +301,7 @@ def write_exit(run_dir: str, record: Exit) -> None:
         value["exec_error"] = {**vars(record.exec_error)}
         # The message may name a path of 4 KiB, each byte of it up to six characters of JSON.
         value["exec_error"]["message"] = record.exec_error.message[:500]
-    _write(run_dir, EXIT, value)
+    _write(run_dir, EXIT, value, checked=True)
 
 
 def sync_exit(run_dir: str) -> None:
@@ -325,7 +325,7 @@ def read_exit(run_dir: str) -> Exit:
         FileNotFoundError: there is none: the run goes on, or is lost.
         RecordError: it is damaged.
     """
-    value = _read(run_dir, EXIT, _EXIT_FIELDS)
+    value = _read(run_dir, EXIT, _EXIT_FIELDS, checked=True)
     try:
         failure = value.pop("exec_error")
         return Exit(exec_error=None if failure is None else ExecFailure(**failure), **value)
@@ -394,8 +394,19 @@ def _unpack(value: str) -> bytes:
     return a2b_base64(value, strict_mode=True)  # its Error is a ValueError
 
 
-def _write(run_dir: str, name: str, value: dict[str, object]) -> None:
+def _checksum(text: bytes) -> bytes:
+    """Return the CRC-32 of a record as white space, a tab for each one and a blank for each zero.
+
+    Versions of psync read each other's records and accept no field that they do not know. White
+    space behind the object they skip, as every reader of JSON does.
+    """
+    return f"{crc32(text):032b}\n".translate({48: " ", 49: "\t"}).encode()
+
+
+def _write(run_dir: str, name: str, value: dict[str, object], *, checked: bool = False) -> None:
     text = json.dumps({"format": FORMAT, **value}).encode() + b"\n"
+    if checked:
+        text += _checksum(text)
     temporary = _temporary(run_dir, name)
     # Not truncated before it is written: what was reserved stays reserved.
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600)
@@ -409,7 +420,9 @@ def _write(run_dir: str, name: str, value: dict[str, object]) -> None:
     os.rename(temporary, _path(run_dir, name))
 
 
-def _read(run_dir: str, name: str, fields: dict[str, tuple[type, ...]]) -> dict[str, Any]:
+def _read(
+    run_dir: str, name: str, fields: dict[str, tuple[type, ...]], *, checked: bool = False
+) -> dict[str, Any]:
     path = _path(run_dir, name)
     with open(path, "rb") as file:
         text = file.read()
@@ -424,6 +437,9 @@ def _read(run_dir: str, name: str, fields: dict[str, tuple[type, ...]]) -> dict[
         raise RecordNewer(f"{path} is of format {number}")
     if number != FORMAT:
         raise RecordError(f"{path}: not of format {FORMAT}")
+    line, _, rest = text.partition(b"\n")
+    if checked and rest and rest != _checksum(line + b"\n"):  # version 0.1.0 wrote none
+        raise RecordError(f"{path}: does not agree with its checksum")
     if value.keys() != fields.keys():
         raise RecordError(f"{path}: has other fields than it must have")
     for field, kinds in fields.items():
