@@ -27,7 +27,7 @@ from psync.errors import NotPaired, PsyncError, Refused
 from psync.model import Stream
 from psync.paths import write_atomic
 from psync.protocol import messages as m
-from psync.transport.connect import connect
+from psync.transport.connect import HungUp, connect
 from psync.transport.tls import client_context
 
 GAME, TOOL = "game-0123456789abcdef", "tool-0123456789abcdef"
@@ -389,7 +389,7 @@ async def test_it_can_be_revoked_renamed_and_limited(home: Home, pki: Authority)
 async def test_another_authoritys_client_stays_out(home: Home, pki: Authority) -> None:
     (home.directory / "elsewhere").mkdir()
     files = Authority(home.directory / "elsewhere").issue("anna")
-    with pytest.raises(NotPaired, match="certificate"):
+    with pytest.raises(HungUp, match="certificate"):
         async with certified(home, files):
             pass
     assert [one["name"] for one in listed(home)] == ["desk"]
