@@ -93,6 +93,7 @@ def test_rights_come_with_the_invitation(field: Field) -> None:
     assert (client["name"], client["role"], client["projects"]) == ("tv", "view", ["game-*"])
     done = field.psync("run", "--on", "there", "--no-sync", "touch", str(field.home / "x"))
     assert done.returncode == 125
+    assert b"this client may only look at runs, not start runs" in done.stderr
     assert not (field.home / "x").exists()
     assert field.psync("ps", "--on", "there").returncode == 0
 

@@ -94,7 +94,8 @@ class Guard:
 
     def check_open(self, project_id: str) -> None:
         """The client wants a project's mirror, to sync into it."""
-        self._check_may_run("sync files")
+        # it is asked for before a run, too, whether or not there are files to sync
+        self._check_may_run("start runs or sync files")
         self._check_project(project_id)
         self._audit.write("opened", self.record, address=self._address, project=project_id)
 
