@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pytest
 from tests.support.fake_link import FakeDaemon
 
-from psync.client.keeper import MirrorKeeper
+from psync.client.keeper import MOST_PAGES, MirrorKeeper
 from psync.client.lifeline import Lifeline
 from psync.errors import DestinationError, Interrupted, ProtocolError
 from psync.protocol import messages as m
@@ -50,8 +50,25 @@ async def test_a_mirror_is_checked() -> None:
     said, (request,) = await kept.asked(lambda: keeper.check("seal"), answer)
     assert said == Checked(known=True, changed=(b"tree/a",))
     assert (request.project, request.seal) == (PROJECT.id, "seal")
-    answer = lambda r: m.MirrorChecked(request=r.request, known=True, more=True)  # noqa: E731
-    said, _ = await kept.asked(lambda: keeper.check("seal"), answer)
+
+
+def page(*names: bytes, more: bool = True) -> Any:
+    return lambda r: m.MirrorChecked(request=r.request, known=True, changed=names, more=more)
+
+
+async def test_a_check_takes_as_many_answers_as_it_needs() -> None:
+    kept = Kept()
+    keeper = await kept.open()
+    pages = page(b"tree/a", b"tree/b"), page(b"tree/c"), page(b"tree/d", more=False)
+    said, requests = await kept.asked(lambda: keeper.check("seal"), *pages)
+    assert said == Checked(True, (b"tree/a", b"tree/b", b"tree/c", b"tree/d"), many=False)
+    assert [request.skip for request in requests] == [0, 2, 3]
+
+
+async def test_a_check_without_an_end_is_given_up() -> None:
+    kept = Kept()
+    keeper = await kept.open()
+    said, _ = await kept.asked(lambda: keeper.check("seal"), *[page(b"tree/a")] * MOST_PAGES)
     assert said.many
 
 

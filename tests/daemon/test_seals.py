@@ -157,6 +157,11 @@ async def test_much_that_changed_is_not_listed(
     found = await known.check(str(mirror), seal)
     assert found.more
     assert len(found.changed) == 5
+    told = set(found.changed)
+    while found.more:
+        found = await known.check(str(mirror), seal, len(told))
+        told |= set(found.changed)
+    assert told == {b"tree/%d" % number for number in range(20)}
     monkeypatch.setattr(seals, "MOST_NAMES", 1000)
     monkeypatch.setattr(seals, "NAMES_BYTES", 50)
     found = await known.check(str(mirror), seal)

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future
+from functools import partial
 from typing import Any, TypeVar
 
 from psync.client.lifeline import Lifeline
@@ -16,6 +17,7 @@ from psync.protocol.messages import (
     BeginSync,
     CheckMirror,
     EndSync,
+    MirrorChecked,
     OpenProject,
 )
 from psync.sync.keeper import Checked
@@ -24,6 +26,10 @@ from psync.sync.project import Project
 ATTEMPTS = 2
 """How often a request is sent if the connection is lost meanwhile. Saying any of them twice does no
 harm."""
+
+MOST_PAGES = 20
+"""Answers of one check. Programs may write thousands of files of their own in a mirror, which are
+told as well; more of it says that much happened there."""
 
 _T = TypeVar("_T")
 
@@ -47,15 +53,16 @@ class MirrorKeeper:
         """Return how the mirror differs from the note with this seal."""
         if "seal" not in self._lifeline.features:
             return Checked()
-        try:
-            said = self._ask(
-                lambda: self._lifeline.request(
-                    lambda number: CheckMirror(request=number, project=self._project.id, seal=seal)
-                )
-            )
-        except Refused:
-            return Checked()  # ``begin`` is refused as well, in words that fit better
-        return Checked(known=said.known, changed=said.changed, many=said.more)
+        changed: list[bytes] = []
+        for _ in range(MOST_PAGES):
+            try:
+                said = self._ask(partial(self._page, seal, len(changed)))
+            except Refused:
+                return Checked()  # ``begin`` is refused as well, in words that fit better
+            changed += said.changed
+            if not (said.known and said.more and said.changed):
+                break
+        return Checked(known=said.known, changed=tuple(changed), many=said.more)
 
     def begin(self) -> None:
         """Have the mirror made unless it is there, and no run started in it from now on."""
@@ -100,6 +107,13 @@ class MirrorKeeper:
             raise Interrupted("interrupted while syncing; nothing was started") from None
         finally:
             self._waiting = None
+
+    async def _page(self, seal: str, skip: int) -> MirrorChecked:
+        return await self._lifeline.request(
+            lambda number: CheckMirror(
+                request=number, project=self._project.id, seal=seal, skip=skip
+            )
+        )
 
     async def _send(self, request: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         for _ in range(ATTEMPTS - 1):

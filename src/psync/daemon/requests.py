@@ -155,7 +155,7 @@ class Requests:
         return m.SyncEnded(request=request.request, seal=seal)
 
     async def _check(self, request: m.CheckMirror, directory: str) -> m.MirrorChecked:
-        found = await self._seals.check(directory, request.seal)
+        found = await self._seals.check(directory, request.seal, request.skip)
         return m.MirrorChecked(
             request=request.request, known=found.known, changed=found.changed, more=found.more
         )

@@ -21,6 +21,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from itertools import islice
 from typing import TypeVar
 
 import msgspec
@@ -168,14 +169,20 @@ class Seals:
         self._writing.start(f"write the note of {directory}", self._write(directory, made))
         return made.seal
 
-    async def check(self, directory: str, seal: str) -> Checked:
-        """Return what became of a mirror since the note with this seal was made."""
+    async def check(self, directory: str, seal: str, skip: int = 0) -> Checked:
+        """Return what became of a mirror since the note with this seal was made.
+
+        Args:
+            directory: the project's.
+            seal: the note's.
+            skip: of the paths that differ, how many were told before.
+        """
         begun = self._begun.get(directory)
         async with self._use(directory) as project:
             kept = project.note
             try:
                 project.note, found = await self._thread(
-                    lambda stop: _check(directory, kept, seal, stop)
+                    lambda stop: _check(directory, kept, seal, skip, stop)
                 )
             except (NotToBeNoted, OSError) as error:
                 logger.info("%s cannot be compared: %s", printable(directory), error)
@@ -305,7 +312,7 @@ def _make(
 
 
 def _check(
-    directory: str, kept: Note | None, seal: str, stop: threading.Event
+    directory: str, kept: Note | None, seal: str, skip: int, stop: threading.Event
 ) -> tuple[Note | None, Checked]:
     """Compare a mirror with its note; return the note as well.
 
@@ -322,7 +329,7 @@ def _check(
             return None, Checked()
         changed: list[bytes] = []
         size = 0
-        for path in differing(top, note, stop):
+        for path in islice(differing(top, note, stop), skip, None):
             size += len(path)
             if len(changed) == MOST_NAMES or size > NAMES_BYTES:
                 return note, Checked(known=True, changed=tuple(changed), more=True)

@@ -130,12 +130,14 @@ class CheckMirror(Control, frozen=True, kw_only=True):
         request: number that the answer repeats.
         project: the project's ID.
         seal: from ``SyncEnded``.
+        skip: paths told in earlier answers that had ``more``; they are not told again.
     """
 
     TYPE = 0x1D
     request: RequestNumber
     project: ProjectID
     seal: Seal
+    skip: Annotated[int, Meta(ge=0, le=2**31)] = 0
 
 
 class MirrorChecked(Control, frozen=True, kw_only=True):
@@ -146,7 +148,7 @@ class MirrorChecked(Control, frozen=True, kw_only=True):
         known: there is a note with that seal, and no sync has begun since.
         changed: paths in the mirror that are gone or not what they were, or of which nobody could
             tell. What came into being since is not among them.
-        more: there are more of them than one message takes.
+        more: there are more of them than one message takes; ask again with ``skip``.
     """
 
     TYPE = 0x1E
