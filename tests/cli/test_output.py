@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from psync.cli.output import SyncReport, report, say, say_now, size, span
+from psync.cli.output import report, say, say_now, size, span
 from psync.errors import ProgramNotFound
-from psync.sync.rsync import Progress, Summary
 
 SOURCES = str(Path(__file__).parents[2] / "src")
 
@@ -100,66 +99,26 @@ def test_a_closed_stderr_is_no_failure() -> None:
     os.close(writer)
 
 
-@pytest.mark.parametrize(
-    ("summary", "line"),
-    [
-        (Summary(0, 61, 0.04), "psync: nothing had changed, 61 bytes in 0.0 s\n"),
-        (Summary(1, 1234, 0.26), "psync: sent 1 file, 1.2 kB in 0.3 s\n"),
-        (Summary(12, 5_000_000, 2.0), "psync: sent 12 files, 5.0 MB in 2.0 s\n"),
-    ],
-)
-def test_a_sync_is_summed_up_in_a_line(
-    capfd: pytest.CaptureFixture[str], summary: Summary, line: str
-) -> None:
-    SyncReport(verbose=True).end(summary)
-    assert capfd.readouterr().err == line
-
-
-def test_where_nobody_watches_a_sync_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
-    quiet = SyncReport(verbose=False)
-    quiet.progress(Progress(5, 50, 1.0))
-    quiet.end(Summary(3, 100, 1.0))
-    assert capfd.readouterr().err == ""
-
-
-def test_what_is_left_out_is_always_told(capfd: pytest.CaptureFixture[str]) -> None:
-    quiet = SyncReport(verbose=False)
-    quiet.warning("not sent: a device")
-    quiet.waiting(None)
-    assert capfd.readouterr().err.splitlines() == [
-        "psync: warning: not sent: a device",
-        "psync: waiting for another sync of this project: unknown process",
-    ]
-
-
-BAR = """
-import psync.cli.output as output
-from psync.sync.rsync import Progress, Summary
-output.BAR_AFTER = -1.0
-shown = output.SyncReport(verbose=False)
-shown.progress(Progress(5_000_000, 50, 2e6, 1, 10, 20))
-shown.end(Summary(2, 10_000_000, 5.0))
+LINES = """
+from psync.cli.output import drawn, say
+drawn().draw("half")
+say("words")
+drawn().draw("more")
+drawn().erase()
+drawn().erase()
+say("the end")
 """
 
 
-def test_a_terminal_gets_a_bar_and_then_the_line() -> None:
-    ours, theirs = os.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", BAR],
-        stderr=theirs,
-        env={"PYTHONPATH": SOURCES, "TERM": "xterm", "COLUMNS": "120"},
+def test_other_words_take_the_place_of_the_line_that_is_drawn_again() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LINES],
+        stderr=subprocess.PIPE,
+        env={"PYTHONPATH": SOURCES},
+        timeout=30,
+        check=True,
     )
-    os.close(theirs)
-    said = b""
-    while True:
-        try:
-            chunk = os.read(ours, 65536)
-        except OSError:  # EIO: the other end is closed
-            break
-        if not chunk:
-            break
-        said += chunk
-    os.close(ours)
-    assert process.wait(20) == 0
-    assert b"5.0 MB, 2.0 MB/s, 10 files to go" in said
-    assert said.endswith(b"psync: sent 2 files, 10.0 MB in 5.0 s\r\n")
+    clear = b"\r\x1b[K"
+    assert done.stderr == (
+        clear + b"half" + clear + b"psync: words\n" + clear + b"more" + clear + b"psync: the end\n"
+    )

@@ -32,8 +32,6 @@ def test_a_dry_run_lists_and_changes_nothing(field: Field) -> None:
     assert json.loads(done.stdout) == {"send": ["tree/b"], "remove": ["tree/a"]}
     done = field.psync("sync")
     assert b"sent 1 file, removed 1" in done.stderr
-    done = field.psync("sync", "--json")
-    assert (done.returncode, b"--dry-run" in done.stderr) == (2, True)
 
 
 def test_why_names_the_pattern(field: Field) -> None:

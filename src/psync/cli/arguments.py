@@ -69,6 +69,16 @@ def add_sync_options(parser: argparse.ArgumentParser) -> None:
         help="the project's root (default: nearest psync.toml, VCS root, the program's directory)",
     )
     parser.add_argument(
+        "--checksum",
+        action="store_true",
+        help="compare all files by content, whatever their size and time say",
+    )
+    parser.add_argument(
+        "--strip",
+        metavar="debug|none",
+        help="send a copy of the program without what only debuggers need (default: none)",
+    )
+    parser.add_argument(
         "-v", "--verbose", action="store_true", help="say more about what is being done"
     )
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from psync.cli.events import emit, is_json
 from psync.cli.output import report, say, say_now, size
 from psync.client.escape import Escapes, Key, help_text
 from psync.client.interrupts import Ladder, fate
@@ -98,6 +99,7 @@ class Foreground:
         if pump is not None:
             pump.start()
         ending = asyncio.ensure_future(run.wait())
+        starting = asyncio.ensure_future(_tell_start(run)) if is_json() else None
         try:
             await asyncio.wait(
                 (ending, ladder.leaving, self._left), return_when=asyncio.FIRST_COMPLETED
@@ -107,8 +109,12 @@ class Foreground:
             status = run_status(ending, self._manner.where)
             self._signals.route = _leave_at_once
             await writer.drain()
+            if starting is not None:
+                await starting  # a run that has ended had begun
         finally:
             ending.cancel()
+            if starting is not None:
+                starting.cancel()
             if pump is not None:
                 pump.stop()
             ladder.close()
@@ -116,6 +122,7 @@ class Foreground:
         complete = _tell_failure(writer)
         if status.lost:
             say("the run was lost: nobody knows how it ended; its supervisor left no record")
+        emit("run-ended", run=run.id, status=status.returncode, signal=status.signal)
         # a success of which a part is missing here is none: `psync run ./make > list && use list`
         return status.returncode if complete else status.returncode or PsyncError.exit_status
 
@@ -244,9 +251,19 @@ def run_status(ending: asyncio.Future[ExitStatus], where: str) -> ExitStatus:
 def tell_connection(error: PsyncError | None) -> None:
     """Say that the connection is gone, or there again."""
     if error is None:
-        say_now("connected again; nothing of the output is lost")
+        say_now("connected again; nothing of the output is lost", event="connected")
     else:
-        say_now(f"connection lost ({error.message}); reconnecting, Ctrl-C leaves")
+        lost = f"connection lost ({error.message}); reconnecting, Ctrl-C leaves"
+        say_now(lost, event="connection-lost")
+
+
+async def _tell_start(run: RemoteRun) -> None:
+    """Say, as an event, that the daemon has accepted a run."""
+    try:
+        await run.started()
+    except PsyncError:
+        return  # it is told as an error
+    emit("run-started", run=run.id)
 
 
 def _leave_at_once(_number: signal.Signals) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import psync
 from psync.cli.imports import import_msgspec
-from psync.cli.output import report, say, show
+from psync.cli.output import report, show
 from psync.errors import Interrupted, PsyncError, UsageError
 
 COMMANDS = ("run", "watch", "sync", "pull", "ps", "logs", "attach", "stop", "pair", "targets")
@@ -53,8 +53,8 @@ def main() -> int:
     except Exception as error:
         if os.environ.get("PSYNC_DEBUG"):
             raise
-        say(f"a defect in psync: {type(error).__name__}: {error}; PSYNC_DEBUG=1 shows where")
-        status = 125
+        defect = f"a defect in psync: {type(error).__name__}: {error}"
+        status = report(PsyncError(defect, hint="PSYNC_DEBUG=1 shows where"))
     return _leave(status)
 
 

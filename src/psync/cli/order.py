@@ -8,6 +8,7 @@ import os
 import msgspec
 
 from psync.api import target_spec
+from psync.cli import events
 from psync.cli.arguments import Parser, add_escape_option, add_sync_options, add_target_option, path
 from psync.cli.output import say
 from psync.client.place import find_place
@@ -80,9 +81,9 @@ def add_program_options(parser: Parser) -> None:
         help="at the limit of unread output the program waits, or the oldest goes (default: block)",
     )
     parser.add_argument(
-        "--strip",
-        metavar="debug|none",
-        help="send a copy of the program without what only debuggers need (default: none)",
+        "--json",
+        action="store_true",
+        help="psync's own words on stderr as JSON, one event a line; see psync sync --help",
     )
     add_escape_option(parser)
     parser.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
@@ -95,6 +96,8 @@ def parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
         del options.command[0]
     if not options.command:
         parser.error("PROGRAM is missing")
+    if options.json:
+        events.use_json(2)
     return options
 
 
@@ -131,6 +134,7 @@ def read_order(options: argparse.Namespace, *, sync: bool = True, detach: bool =
         include=include if sync else (*include, b"."),
         exclude=config.exclude,
         strip=config.strip == "debug",
+        checksum=options.checksum,
     )
     spec = RunSpec(
         argv=command,

@@ -1,30 +1,20 @@
-"""What psync itself says: one line on stderr each, beginning with ``psync:``.
+"""What psync itself says: one line on stderr each, beginning with ``psync:``, or with ``--json`` an
+event, see ``events``. Which of the two it is, is decided here and nowhere else.
 
     psync: MESSAGE; HINT
 
-A program's own output never passes through here.
+A program's own output never passes through here. How a sync goes is shown by ``syncreport``.
 """
 
 from __future__ import annotations
 
-import os
-import select
 import sys
 import time
-from typing import TYPE_CHECKING
 
+from psync.cli import events
+from psync.cli.events import Value
 from psync.errors import PsyncError
 from psync.text import printable
-
-if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
-
-    from psync.sync.lock import Holder
-    from psync.sync.rsync import Progress, Summary
-
-BAR_AFTER = 0.3
-"""Seconds a transfer may take before a progress bar appears: what is over sooner needs none."""
-
 
 LONGEST = 4000
 """Characters of a line. Longer ones are not psync's own words, and nobody reads them."""
@@ -50,27 +40,62 @@ def show(text: str) -> None:
         raise PsyncError(f"stdout could not be written: {error.strerror}") from error
 
 
-def say(text: str, *, wait: bool = True) -> None:
-    """Print one line for people on stderr.
+def say(text: str, *, wait: bool = True, event: str = "message", **fields: Value) -> None:
+    """Print one line for people on stderr, or with ``--json`` an event with the same message.
 
     Args:
         text: the line; made harmless, since parts of it may come from elsewhere.
-        wait: False drops the line if stderr cannot take it at once, for use in an event loop.
+        wait: False drops the line if it cannot be written at once, for use in an event loop.
+        event: what happened.
+        fields: of the event, besides the message; not for people.
     """
     shown = printable(text[: LONGEST + 1])
     if len(shown) > LONGEST:
         shown = f"{shown[:LONGEST]}…"
-    line = f"psync: {shown}\n".encode("utf-8", "backslashreplace")
+    if events.is_json():
+        events.emit(event, wait=wait, message=shown, **fields)
+        return
+    line = f"{_drawn.clearing()}psync: {shown}\n".encode("utf-8", "backslashreplace")
     try:
-        if not wait:
-            poll = select.poll()
-            poll.register(2, select.POLLOUT)
-            if not poll.poll(0):
-                return
-        while line:
-            line = line[os.write(2, line) :]
+        events.write(2, line, wait=wait)
     except OSError:
         return  # nobody reads it; psync's own words are never a reason to fail
+
+
+class _Drawn:
+    """The line on a terminal that is drawn again and again, and makes room for any other."""
+
+    def __init__(self) -> None:
+        self._there = False
+
+    def draw(self, text: str) -> None:
+        """Show a line in place of the last one; it must fit on the terminal."""
+        self._there = True
+        self._write(f"{_CLEAR}{text}")
+
+    def erase(self) -> None:
+        """Take the line away."""
+        self._write(self.clearing())
+
+    def clearing(self) -> str:
+        """Return what takes the line away, if it is there."""
+        there, self._there = self._there, False
+        return _CLEAR if there else ""
+
+    def _write(self, text: str) -> None:
+        try:
+            events.write(2, text.encode("utf-8", "backslashreplace"))
+        except OSError:
+            pass
+
+
+_CLEAR = "\r\x1b[K"
+_drawn = _Drawn()
+
+
+def drawn() -> _Drawn:
+    """Return the line that is drawn again and again."""
+    return _drawn
 
 
 class _Pace:
@@ -95,19 +120,28 @@ class _Pace:
 _pace = _Pace()
 
 
-def say_now(text: str) -> None:
-    """Print one line if that does not wait, and if there were not too many."""
+def say_now(text: str, *, event: str = "message") -> None:
+    """Print one line if that does not wait, and if there were not too many; see ``say``."""
     if not _pace.take():
         return
     if _pace.withheld:
         text += f" ({_pace.withheld} lines before this one were left out)"
         _pace.withheld = 0
-    say(text, wait=False)
+    say(text, wait=False, event=event)
 
 
 def report(error: PsyncError) -> int:
     """Print an error and return the exit status it stands for."""
-    say(str(error))
+    if events.is_json():
+        events.emit(
+            "error",
+            code=error.code,
+            message=printable(error.message[:LONGEST]),
+            hint=printable(error.hint[:LONGEST]),
+            exit_status=error.exit_status,
+        )
+    else:
+        say(str(error))
     return error.exit_status
 
 
@@ -137,76 +171,3 @@ def span(seconds: float) -> str:
         return f"{minutes}m{rest:02}s"
     days, hours = divmod(hours, 24)
     return f"{days}d{hours:02}h" if days else f"{hours}h{minutes:02}m"
-
-
-class SyncReport:
-    """Shows a sync on stderr: a bar on a terminal, one line afterwards.
-
-    Args:
-        verbose: say the line also where stderr is no terminal.
-    """
-
-    def __init__(self, *, verbose: bool) -> None:
-        self._terminal = os.isatty(2)
-        self._verbose = verbose
-        self._began = 0.0
-        self._bar: Bar | None = None
-
-    def progress(self, progress: Progress) -> None:
-        """Show how far a transfer is."""
-        now = time.monotonic()
-        self._began = self._began or now  # what came before was not the transfer's time
-        if not self._terminal or now - self._began < BAR_AFTER:
-            return
-        if self._bar is None:
-            self._bar = _new_bar()
-            self._bar.start()
-            self._bar.add_task("sync", total=100, text="")
-        left = progress.total - progress.checked
-        self._bar.update(
-            self._bar.task_ids[0],
-            completed=progress.percent,
-            text=f"{size(progress.bytes)}, {size(progress.rate)}/s"
-            + (f", {left} files to go" if progress.total and left else ""),
-        )
-
-    def warning(self, text: str) -> None:
-        """Pass on what was left out."""
-        say(f"warning: {text}")
-
-    def waiting(self, holder: Holder | None) -> None:
-        """Say who is syncing the same project."""
-        say(f"waiting for another sync of this project: {holder or 'unknown process'}")
-
-    def end(self, summary: Summary | None = None) -> None:
-        """Take the bar away; with a summary, say what was done."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-        if summary is None or not (self._terminal or self._verbose):
-            return
-        if summary.files:
-            what = f"sent {summary.files} file{'' if summary.files == 1 else 's'}"
-        elif not summary.removed:
-            what = "nothing had changed"
-        else:
-            what = "sent nothing"
-        if summary.removed:
-            what += f", removed {summary.removed}"
-        say(f"{what}, {size(summary.bytes_sent)} in {summary.seconds:.1f} s")
-
-
-def _new_bar() -> Bar:
-    """Make a bar; rich is imported only when there is something to watch."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-
-    return Progress(
-        TextColumn("psync: syncing"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[text]}"),
-        console=Console(file=sys.stderr),
-        transient=True,
-        refresh_per_second=10,
-    )

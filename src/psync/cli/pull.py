@@ -8,7 +8,8 @@ from psync.api import target_spec
 from psync.cli.arguments import Parser, add_target_option, path
 from psync.cli.imports import import_picows
 from psync.cli.loop import Signals, catch_signals, run as run_loop
-from psync.cli.output import SyncReport, say, show, size
+from psync.cli.output import say, show, size
+from psync.cli.syncreport import SyncReport
 from psync.client.place import find_place
 from psync.client.syncing import SyncReports
 from psync.config import load_client

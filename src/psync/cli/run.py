@@ -6,10 +6,12 @@ The files are looked at in a thread while this process imports asyncio and conne
 from __future__ import annotations
 
 from psync.cli.arguments import Parser
+from psync.cli.events import emit
 from psync.cli.imports import import_picows
 from psync.cli.loop import Signals, catch_signals, run as run_loop
 from psync.cli.order import Order, add_program_options, parse, read_order
-from psync.cli.output import SyncReport, say, show
+from psync.cli.output import say, show
+from psync.cli.syncreport import SyncReport
 from psync.client.syncing import SyncReports, new_sync
 from psync.errors import PsyncError
 from psync.sync.engine import Sync
@@ -82,6 +84,7 @@ class _Command:
         try:
             if order.sync:
                 self.phase = "files were sent"
+                self._report.begin(order.target.name, order.plan.project.name)
                 summary = await target.transfer(order.plan, ahead=self._ahead)
                 self._report.end(summary)
                 if summary.files and not order.plan.strip:
@@ -95,7 +98,9 @@ class _Command:
 
             where = "on this machine" if order.target.local else f"on {order.target.name}"
             if order.detach:
-                show(f"{await detach(target, run, signals, where)}\n")
+                run_id = await detach(target, run, signals, where)
+                emit("run-started", run=run_id)
+                show(f"{run_id}\n")
                 return 0
             manner = Manner(where, on=order.on, escape=order.escape, keep=order.keep)
             return await Foreground(target, run, signals, manner).follow()

@@ -6,11 +6,13 @@ import os
 from typing import TYPE_CHECKING
 
 from psync.api import target_spec
+from psync.cli import events
 from psync.cli.arguments import Parser, add_sync_options, add_target_option, path
 from psync.cli.ask import confirm
 from psync.cli.imports import import_picows
 from psync.cli.loop import Signals, catch_signals, run as run_loop
-from psync.cli.output import SyncReport, say, show, size
+from psync.cli.output import say, show, size
+from psync.cli.syncreport import SyncReport
 from psync.client.place import find_place
 from psync.client.syncing import SyncReports, new_sync
 from psync.config import load_client
@@ -27,6 +29,13 @@ SHOWN = 5
 
 DESCRIPTION = """\
 Send what the project's psync.toml and --assets name, else the whole project, to a target.
+
+--json prints one object a line, each with its "event": sync-started (target, project), waiting (pid
+and command of another sync of the project), progress about once a second (bytes, total, rate, left
+in seconds, files, file; null for what is not known), warning, sync-ended (files, bytes, removed,
+seconds, skipped), error (code, message, hint, exit_status), and message for anything else. On
+stderr psync run and psync watch print them, and run-started (run), run-ended (run, status, signal),
+connection-lost and connected. A path that is not printable UTF-8 is in file_base64 as well.
 """
 
 
@@ -48,7 +57,11 @@ def main(argv: list[str]) -> int:
         help="then remove from the mirror what is not sent, also what programs wrote; asks first",
     )
     parser.add_argument("-y", "--yes", action="store_true", help="with --clean: do not ask")
-    parser.add_argument("--json", action="store_true", help="with --dry-run: as one JSON object")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="say how it goes as JSON, one event a line; with --dry-run: one JSON object",
+    )
     parser.add_argument(
         "--why",
         metavar="PATH",
@@ -59,17 +72,23 @@ def main(argv: list[str]) -> int:
     )
     options = parser.parse_args(argv)
     if options.json and not options.dry_run:
-        parser.error("--json needs --dry-run")
+        events.use_json(1)
     if options.clean and not (options.yes or options.dry_run or os.isatty(0)):
         parser.error("--clean asks on a terminal, and stdin is none; say --yes, or --dry-run")
     paths = ClientPaths.from_environ(os.environ)
     place = find_place(None, paths, root=options.project)
     config = load_client(
-        project_root=place.project.root, environ=os.environ, flags={"--on": options.on}
+        project_root=place.project.root,
+        environ=os.environ,
+        flags={"--on": options.on, "--strip": options.strip},
     )
     spec = target_spec(config.find())
     plan = place.plan(
-        assets=options.assets, include=(*config.include, *config.assets), exclude=config.exclude
+        assets=options.assets,
+        include=(*config.include, *config.assets),
+        exclude=config.exclude,
+        strip=config.strip == "debug",
+        checksum=options.checksum,
     )
     if options.why:
         return _explain(plan, [os.path.join(place.here, name) for name in options.why])
@@ -95,6 +114,7 @@ def main(argv: list[str]) -> int:
         from psync.client.target import Target
 
         target = Target(spec, paths)
+        report.begin(spec.name, plan.project.name)
         try:
             summary = await target.transfer(plan, ahead=ahead)
             if options.dry_run:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from psync.cli.arguments import Parser
+from psync.cli.events import is_json
 from psync.cli.imports import import_picows
 from psync.cli.loop import Routed, Signals, catch_signals, run as run_loop
 from psync.cli.order import Order, add_program_options, parse, read_order
-from psync.cli.output import SyncReport, say, say_now, size
+from psync.cli.output import say, say_now, size
+from psync.cli.syncreport import SyncReport
 from psync.client.revision import source_revision
 from psync.client.syncing import SyncReports
 from psync.config.values import parse_duration
@@ -113,7 +115,9 @@ class _Command:
                 self.phase = "files were sent"
                 reports = SyncReports(report.progress, report.warning, report.waiting)
                 syncer = target.syncer(order.plan, reports)
+                report.begin(order.target.name, order.plan.project.name)
                 report.end(await syncer.sync())
+                report.share_terminal()
                 self.phase = "connecting"
                 signals.route = self._take
                 await self._start(target)
@@ -206,8 +210,9 @@ class _Command:
             PsyncError: the old run goes on, if there is one.
         """
         self._check_program()
+        self._report.begin(self._order.target.name, self._order.plan.project.name)
         summary = await syncer.sync(changed)
-        self._report.end()
+        self._report.end(summary if is_json() else None)
         if summary.skipped:
             return
         await self._stop(target)

@@ -39,6 +39,7 @@ class Place(msgspec.Struct, frozen=True):
         include: Sequence[bytes] = (),
         exclude: Sequence[bytes] = (),
         strip: bool = False,
+        checksum: bool = False,
     ) -> SyncPlan:
         """Decide what to send.
 
@@ -47,6 +48,7 @@ class Place(msgspec.Struct, frozen=True):
             include: files and directories, relative to the project's root.
             exclude: patterns of what to leave out of directories, as in ``.gitignore``.
             strip: send a copy of the program without what only debuggers need.
+            checksum: compare all files by content.
 
         Raises:
             UsageError: see ``plan_sync``.
@@ -59,6 +61,7 @@ class Place(msgspec.Struct, frozen=True):
             include=include,
             exclude=exclude,
             strip=strip,
+            checksum=checksum,
         )
 
     def libraries(self) -> Libraries:

@@ -53,7 +53,8 @@ class SyncPlan(msgspec.Struct, frozen=True):
         cwd: working directory of the run relative to the mirror.
         exclude: patterns, as in ``.gitignore``, of what is left out of directories; relative to
             the project's root.
-        strip: send a copy of the program without what only debuggers need.
+        strip: send a copy of the program without what only debuggers need; of what is named, where
+            there is no program.
         checksum: compare all files by content, whatever their size and time say.
     """
 
@@ -89,6 +90,7 @@ def plan_sync(
     include: Sequence[bytes],
     exclude: Sequence[bytes] = (),
     strip: bool = False,
+    checksum: bool = False,
 ) -> SyncPlan:
     """Decide what to send. A bare command with nothing else named sends the whole project.
 
@@ -100,6 +102,7 @@ def plan_sync(
         include: files and directories, relative to the project's root.
         exclude: patterns of what to leave out of directories.
         strip: send a copy of the program without what only debuggers need.
+        checksum: compare all files by content, whatever their size and time say.
 
     Raises:
         UsageError: the whole project would be sent, and it is the home directory or more.
@@ -133,6 +136,7 @@ def plan_sync(
         cwd=mirror_path(root, cwd),
         exclude=tuple(exclude),
         strip=strip,
+        checksum=checksum,
     )
 
 

@@ -21,7 +21,7 @@ import msgspec
 from psync.errors import Interrupted
 from psync.paths import private_directory, write_atomic
 from psync.sync.elf import ElfError, Header, debug_size, parse_header
-from psync.sync.machine import program_path, same_family
+from psync.sync.machine import same_family
 from psync.sync.plan import SyncPlan, Tree
 from psync.text import printable
 
@@ -244,19 +244,31 @@ def take_copy(
         cache: has the copies.
         warn: told why the program is sent as it is, where no copy can be made.
     """
-    path = program_path(plan)
-    part, _, name = (plan.program or b"").partition(b"/")
-    if path is None or part != tree.destination or name not in entries:
-        return entries, []
-    try:
-        base = cache.copy(path, name)
-    except StripError as error:
-        warn(f"{printable(os.path.basename(path))} is sent as it is: {error}")
-        base = None
-    if base is None:
-        return entries, []
-    rest = tuple(entry for entry in entries if entry != name)
-    return rest, [Tree(base, (name,), tree.destination)]
+    copies: list[Tree] = []
+    copied: set[bytes] = set()
+    for name in _programs(plan, tree).intersection(entries):
+        path = os.path.join(tree.base, name)
+        try:
+            base = cache.copy(path, name)
+        except StripError as error:
+            warn(f"{printable(os.path.basename(path))} is sent as it is: {error}")
+            base = None
+        if base is not None:
+            copied.add(name)
+            copies.append(Tree(base, (name,), tree.destination))
+    return tuple(entry for entry in entries if entry not in copied), copies
+
+
+def _programs(plan: SyncPlan, tree: Tree) -> set[bytes]:
+    """Return what is to be stripped: the program; where there is none to run, what was named."""
+    if plan.program is not None:
+        part, _, name = plan.program.partition(b"/")
+        return {name} if part == tree.destination else set()
+    named: set[bytes] = set()
+    for one in plan.trees:
+        if one.destination == tree.destination:
+            named.update(one.entries, one.inner)
+    return {name for name in named if os.path.isfile(os.path.join(tree.base, name))}
 
 
 def strip_hint(path: bytes, state: str) -> str:
