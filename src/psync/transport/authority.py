@@ -1,6 +1,7 @@
 """The daemon's private certificate authority, and the daemon's own certificate.
 
     ca/ca-key.pem, ca-cert.pem           signs, and is what clients pin
+    ca/ca-cert.copy                      the second one once more, see ``spare``
     ca/server-key.pem, server-cert.pem   what the daemon shows
     ca/server.json                       its name and end, so that a start needs no cryptography
     ca/lock                              held while any of them is written
@@ -29,6 +30,7 @@ from psync.text import printable
 from psync.transport.filelock import FileLock
 from psync.transport.identity import safe_name
 from psync.transport.keyfile import key_id, load_or_create_key
+from psync.transport.spare import keep_copy
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -131,8 +133,10 @@ class Authority:
             now = time.time()
         private_directory(directory, exclusive=True)
         with FileLock(f"{directory}/lock"):
+            keep_copy(directory)
             key = _ca_key(directory)
             certificate = _ca_certificate(directory, key, now)
+            keep_copy(directory)  # of one that was made now
             server = read_server_identity(directory)
             if server is None or server.due(now) or server.name != server_name(key.public_key()):
                 server = _issue_server(directory, key, certificate, now)
@@ -198,12 +202,16 @@ def _digest(*paths: str) -> str:
 def set_damaged_aside(directory: str) -> None:
     """Rename the daemon's certificate and key where they are of no use, to be made again.
 
-    Looks at what the daemon shows, never at the CA. Imports ssl.
+    The CA's certificate is restored from its copy where it is damaged. Imports ssl.
 
     Raises:
-        TrustError: a file cannot be read.
+        TrustError: a file cannot be read; or the CA's certificate and its copy are both damaged.
     """
     import ssl
+
+    if os.path.isdir(directory):
+        with FileLock(f"{directory}/lock"):
+            keep_copy(directory)
 
     server = read_server_identity(directory)
     if server is None:

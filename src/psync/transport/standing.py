@@ -28,7 +28,7 @@ def fault_of(certificate: str, ca: str, *, own: bool = False, now: float | None 
     now = time.time() if now is None else now
     try:
         mine, authority = _read(certificate), _read(ca)
-    except (OSError, ValueError, UnsupportedAlgorithm):
+    except (OSError, ValueError, UnsupportedAlgorithm, x509.InvalidVersion):
         return ""
     if now > mine.not_valid_after_utc.timestamp():
         return "this client's certificate has expired"
