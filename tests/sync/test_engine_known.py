@@ -5,7 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.sync.world import World
+from tests.support.waiting import wait_until
+from tests.sync.world import World, processes_naming
 
 from psync.errors import SyncError
 from psync.sync.engine import Sync
@@ -78,9 +79,11 @@ class Kept:
         start = Transfer.__init__
 
         def counted(
-            transfer: Transfer, argv: list[bytes | str], feed: bytes, **options: object
+            transfer: Transfer, argv: list[bytes | str], feed: bytes | None, **options: object
         ) -> None:
-            self.started.append([os.fsencode(word) for word in argv] + feed.split(b"\0")[:-1])
+            self.started.append(
+                [os.fsencode(word) for word in argv] + (feed or b"").split(b"\0")[:-1]
+            )
             start(transfer, argv, feed, **options)  # type: ignore[arg-type]
 
         monkeypatch.setattr(Transfer, "__init__", counted)
@@ -336,3 +339,80 @@ def test_after_a_failure_everything_is_looked_at(kept: Kept) -> None:
     shutil.rmtree(blocked)
     assert again.sync([]).files == 1
     kept.same()
+
+
+# -- an rsync that is started while changes are settling ------------------------------------------
+
+
+def ahead(again: Again, *names: str) -> Sync:
+    """A sync whose rsync waits to be told what to send."""
+    paths = [os.fsencode(again.kept.world.root / name) for name in names]
+    again.kept.started.clear()
+    sync = again.kept.start(source=again.source, changed=())
+    sync.get_ready(paths)
+    sync.expect(paths)
+    return sync
+
+
+def nothing_runs(world: World) -> None:
+    wait_until(lambda: not processes_naming(str(world.directory)))
+
+
+def test_an_rsync_started_ahead_is_told_what_to_send(kept: Kept) -> None:
+    again = Again(kept)
+    kept.world.file("a", b"changed")
+    sync = ahead(again, "a")
+    assert len(kept.started) == 1
+    assert kept.world.mirrored()["tree/a"] == b"content"
+    kept.world.file("d/c", b"changed later")
+    sync.expect([os.fsencode(kept.world.root / name) for name in ("a", "d/c")])
+    assert sync.wait().files == 2
+    assert len(kept.started) == 1
+    kept.same()
+    nothing_runs(kept.world)
+    assert kept.sync().skipped is False  # nobody has noted it yet
+    kept.same()
+
+
+def test_one_that_is_of_no_use_ends(kept: Kept) -> None:
+    again = Again(kept)
+    sync = ahead(again, "a")
+    assert len(kept.started) == 1
+    assert sync.wait().skipped
+    nothing_runs(kept.world)
+    sync = ahead(again, "a")
+    sync.close()
+    nothing_runs(kept.world)
+
+
+def test_one_that_does_not_fit_is_replaced(kept: Kept) -> None:
+    again = Again(kept)
+    path = kept.world.root / "a"
+    status = path.stat()
+    path.write_bytes(b"CONTENT")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert ahead(again, "a").wait().files == 1
+    assert len(kept.started) == 2
+    assert b"--checksum" in kept.started[-1]
+    kept.same()
+    nothing_runs(kept.world)
+
+
+def test_nothing_is_started_ahead_for_what_nobody_knows(kept: Kept) -> None:
+    again = Again(kept)
+    kept.world.file("new")
+    assert ahead(again, "new").wait().files == 1
+    assert len(kept.started) == 1
+    kept.same()
+
+
+def test_a_look_at_everything_after_one_was_started_ahead(kept: Kept) -> None:
+    again = Again(kept)
+    kept.world.file("a", b"changed")
+    (kept.world.root / "b").unlink()
+    sync = ahead(again, "a")
+    sync.expect(None)
+    summary = sync.wait()
+    assert (summary.files, summary.removed) == (1, 1)
+    kept.same()
+    nothing_runs(kept.world)
