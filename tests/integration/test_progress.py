@@ -66,6 +66,9 @@ def test_a_sync_tells_its_events_on_stdout(field: Field) -> None:
     assert last["event"] == "sync-ended"
     assert (last["files"], last["skipped"], last["removed"]) == (2, False, 0)
     assert last["bytes"] > SIZE
+    # the link is known for what it is
+    (note,) = (field.home / ".local/state/psync/links").iterdir()
+    assert 0 < json.loads(note.read_bytes())["rate"] < 2000 * SLOW
     (again_first, again) = objects(field.psync("sync", "--json").stdout)
     assert again_first["event"] == "sync-started"
     assert (again["files"], again["skipped"]) == (0, True)
@@ -202,10 +205,14 @@ def test_sync_strips_the_programs_that_it_is_named(field: Field) -> None:
         pytest.skip("needs a compiler and strip")
     source = field.directory / "game.c"
     source.write_text("int main(void) { return 0; }\n")
-    program = field.project / "game"
-    subprocess.run([compiler, "-g", "-o", str(program), str(source)], check=True, timeout=30)
-    done = field.psync("sync", "--strip", "debug", "-A", "game")
+    programs = [field.project / "game", field.project / "tools" / "editor"]
+    programs[1].parent.mkdir()
+    for program in programs:
+        subprocess.run([compiler, "-g", "-o", str(program), str(source)], check=True, timeout=30)
+    done = field.psync("sync", "--strip", "debug", "-A", "game", "-A", "tools/editor")
     assert done.returncode == 0, done.stderr
-    (there,) = (field.server_home / "data" / "projects").glob("*/tree/game")
-    assert there.stat().st_size < program.stat().st_size
+    (tree,) = (field.server_home / "data" / "projects").glob("*/tree")
+    for program in programs:
+        there = tree / program.relative_to(field.project)
+        assert there.stat().st_size < program.stat().st_size
     assert field.psync("run", "--no-sync", "./game").returncode == 0

@@ -76,7 +76,8 @@ def add_sync_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strip",
         metavar="debug|none",
-        help="send a copy of the program without what only debuggers need (default: none)",
+        help="send copies without what only debuggers need, of PROGRAM, or with psync sync of the "
+        "programs that are named (default: none)",
     )
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="say more about what is being done"
