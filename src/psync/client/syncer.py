@@ -40,6 +40,7 @@ class Syncer:
         self._source = Source(plan, os.environ)
         self._last: Sync | None = None
         self._ready: Sync | None = None
+        self._failed = False  # the last one: nobody knows what it has missed
 
     async def get_ready(self, changed: Collection[bytes]) -> None:
         """Have rsync started while changes are settling; ``sync`` has to follow, or ``close``.
@@ -83,6 +84,9 @@ class Syncer:
         known = sync is not None
         if sync is None:
             sync = new_sync(self._plan, self._paths, self._reports, source=self._source)
+        if self._failed:
+            changed = None
+        self._failed = True
         sync.expect(changed)
         try:
             if changed is None:
@@ -92,6 +96,7 @@ class Syncer:
             summary = await in_thread(sync.wait, sync.cancel)
         finally:
             sync.close()
+        self._failed = False
         if not summary.skipped:
             self._last = sync
         return summary
