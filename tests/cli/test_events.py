@@ -8,6 +8,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -167,3 +168,9 @@ def test_a_full_disk_is_remembered() -> None:
     finally:
         events._stream.fd = None
         os.close(full)
+
+
+def test_the_page_of_the_documentation_says_the_same() -> None:
+    page = (Path(__file__).parents[2] / "docs/events.md").read_text()
+    said = {line.strip().replace("``", "`") for line in (events.__doc__ or "").splitlines()[2:]}
+    assert said - {line.strip() for line in page.splitlines()} == set()

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from psync.cli.run import Order, _order, _parse
+from psync.cli.order import Order
+from psync.cli.run import parse_order
 from psync.errors import UsageError
 from psync.model import Overflow
 
@@ -29,7 +30,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def order(*words: str) -> Order:
-    return _order(_parse(list(words)))
+    return parse_order(list(words))
 
 
 @pytest.mark.usefixtures("project")

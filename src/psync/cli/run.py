@@ -33,19 +33,7 @@ the system's.
 def main(argv: list[str]) -> int:
     """Run the command; return its exit status."""
     catch_signals()
-    parser = Parser("run", "[OPTIONS] PROGRAM [ARGS…]", DESCRIPTION)
-    parser.add_argument(
-        "-d",
-        "--detach",
-        action="store_true",
-        help="start it, print its ID and leave it going on; psync attach, logs, stop take the ID",
-    )
-    parser.add_argument(
-        "--no-sync", action="store_true", help="run what is there already; send nothing"
-    )
-    add_program_options(parser)
-    options = parse(parser, argv)
-    order = read_order(options, sync=not options.no_sync, detach=options.detach)
+    order = parse_order(argv)
     report = SyncReport(verbose=order.verbose)
     reports = SyncReports(report.progress, report.warning, report.waiting)
     ahead = None
@@ -59,6 +47,23 @@ def main(argv: list[str]) -> int:
         report.end()
         if ahead is not None:
             ahead.close()
+
+
+def parse_order(argv: list[str]) -> Order:
+    """Return what a command line and the configuration amount to; raises as ``read_order``."""
+    parser = Parser("run", "[OPTIONS] PROGRAM [ARGS…]", DESCRIPTION)
+    parser.add_argument(
+        "-d",
+        "--detach",
+        action="store_true",
+        help="start it, print its ID and leave it going on; psync attach, logs, stop take the ID",
+    )
+    parser.add_argument(
+        "--no-sync", action="store_true", help="run what is there already; send nothing"
+    )
+    add_program_options(parser)
+    options = parse(parser, argv)
+    return read_order(options, sync=not options.no_sync, detach=options.detach)
 
 
 class _Command:
