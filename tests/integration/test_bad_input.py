@@ -353,6 +353,7 @@ def test_no_rsync_here(paired: Field, tmp_path: Path) -> None:
 def test_an_old_rsync_here(paired: Field, tmp_path: Path) -> None:
     path = tools(tmp_path / "bin", "ssh", "sh")
     old_rsync(tmp_path / "bin")
+    (paired.project / "sent with an old rsync").touch()
     line = complaint(paired.psync("run", "true", env={"PATH": path}), 125)
     assert "2.6.9" in line
     assert "on this machine" in line
@@ -378,6 +379,8 @@ def test_an_rsync_there_that_is(old: bool, tmp_path: Path) -> None:
         assert field.psync("run", "--on", "there", "true").returncode == 0
         # And the other way round, with a mirror and facts that are known.
         (tmp_path / "bin/rsync").unlink()
+        assert field.psync("run", "--on", "there", "true").returncode == 0  # nothing is to be sent
+        (field.project / "new").touch()
         assert "rsync" in complaint(field.psync("run", "--on", "there", "true"), 125)
         tools(tmp_path / "bin", "rsync")
         assert field.psync("run", "--on", "there", "true").returncode == 0
@@ -387,6 +390,7 @@ def test_no_ssh_here_while_the_shared_connection_is_open(field: Field, tmp_path:
     field.pair()
     assert field.psync("run", "true").returncode == 0
     path = tools(tmp_path / "bin", "rsync", "sh")
+    (field.project / "new").touch()
     line = complaint(field.psync("run", "true", env={"PATH": path}), 125)
     assert "ssh cannot be started on this machine" in line
 
@@ -456,7 +460,8 @@ def test_a_full_disk_starts_nothing_and_keeps_the_old_files(small_disk: Field) -
     line = complaint(field.psync("run", "-A", "big", "./x"), 125)
     assert "the disk is full on there" in line
     assert runs(field) == before
-    assert field.psync("run", "--no-sync", "./x").stdout == b"old\n"
+    assert "psync sync" in complaint(field.psync("run", "--no-sync", "./x"), 125)
+    assert (field.mirror() / "tree/x").read_text() == "#!/bin/sh\necho old\n"
     # what had arrived does not keep the disk full
     assert field.psync("run", "./x").stdout == b"new\n"
 
