@@ -345,6 +345,7 @@ def old_rsync(directory: Path) -> None:
 def test_no_rsync_here(paired: Field, tmp_path: Path) -> None:
     before = runs(paired)
     path = tools(tmp_path / "bin", "ssh", "sh")
+    (paired.project / "sent without an rsync").touch()
     line = complaint(paired.psync("run", "true", env={"PATH": path}), 125)
     assert "rsync is not installed on this machine; install it" in line
     assert runs(paired) == before
