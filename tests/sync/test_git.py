@@ -120,3 +120,16 @@ def test_somebody_elses_working_copy_is_not_asked(tmp_path: Path) -> None:
     for path in (root, root / ".git", root / ".git/config"):
         os.chown(path, 12345, 12345)
     assert ask(root) is None
+
+
+def test_what_a_pattern_speaks_of_is_told_from_what_merely_holds_nothing_else(
+    tmp_path: Path,
+) -> None:
+    top = new(tmp_path / "r", "*.o", "/target/")
+    touch(top, "target/a\nb/x.o", "made/x.o")
+    assert ask(top) == {"target", "made", "made/x.o"}
+    root = os.fsencode(top)
+    asked = [root + b"/target", root + b"/made", root + b"/target/a\nb"]
+    assert git.named_by_patterns(root, asked, os.environ) == {asked[0], asked[2]}
+    assert git.named_by_patterns(root, asked[1:2], os.environ) == frozenset()
+    assert git.named_by_patterns(root, [], os.environ) == frozenset()

@@ -74,6 +74,23 @@ def ignored(
     return frozenset(root if name == b"." else os.path.join(root, name) for name in names)
 
 
+def named_by_patterns(
+    root: bytes, paths: Iterable[bytes], environ: Mapping[str, str]
+) -> frozenset[bytes]:
+    """Return which paths, or directories above them, a pattern speaks of.
+
+    ``ignored`` also returns directories in which merely nothing is that is not ignored.
+
+    Args:
+        root: of the working copy, absolute.
+        paths: absolute.
+        environ: the environment to start from.
+    """
+    feed = b"".join(os.path.relpath(path, root) + b"\0" for path in paths)
+    said = _git(root, ["check-ignore", "-z", "--stdin"], environ, feed) if feed else None
+    return frozenset(os.path.join(root, name) for name in (said or b"").split(b"\0") if name)
+
+
 def blame(root: bytes, path: bytes, environ: Mapping[str, str]) -> tuple[bytes, int, bytes] | None:
     """Return file, line and pattern for which git ignores an absolute path, None if it does not."""
     relative = os.path.relpath(path, root)

@@ -4,13 +4,8 @@
         …                                   # look at everything, sync it
         batch = await watcher.batch()       # waits for a change, and until nothing changes any more
 
-``watchfiles`` watches, in threads that have no other work. What a batch holds are places to look
-at, not what happened there: a file that came and went is in it as well, and what of it is sent,
-``Source.refresh`` finds out.
-
-Directories are watched with all they hold. A file that was named alone, such as the program, is
-watched through the directories above it, up to the project's root: builds replace files, and
-sometimes the directories around them.
+What a batch holds are places to look at, not what happened there: a file that came and went is in
+it as well, and what of it is sent, ``Source.refresh`` finds out.
 """
 
 from __future__ import annotations
@@ -19,19 +14,16 @@ import asyncio
 import errno
 import fcntl
 import os
+import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
-import msgspec
-
-from psync.errors import SyncError
 from psync.sync.machine import program_path
+from psync.sync.notify import POLL_DELAY, Notifier, Poller, Source
 from psync.sync.plan import SyncPlan
-
-if TYPE_CHECKING:
-    from watchfiles._rust_notify import RustNotify
+from psync.sync.watched import Watched, watched
 
 SETTLE = 0.025
 """Seconds without a change after which a batch is complete: editors and tools that write a file
@@ -43,54 +35,14 @@ PATIENCE = 2.0
 WRITTEN = 30.0
 """Seconds to wait for a program to be closed by who writes it; a linker may take some."""
 
-MOST = 5000
-"""Changes in a batch from which on everything is looked at."""
+MOST = 2000
+"""Changes in a batch from which on everything is looked at. The system's queue of events is many
+times longer (fs.inotify.max_queued_events), so that what it had to drop is found then as well."""
 
-POLL_DELAY = 300
-"""Milliseconds between two looks at all files, where the system does not tell of changes."""
+POLL_SETTLE = 2 * POLL_DELAY
+"""What ``SETTLE`` is where all files are looked at again and again."""
 
-_STEP = 8  # milliseconds; how often watchfiles looks at what the kernel has told
-_TIMEOUT = 1000  # milliseconds after which it is seen whether what is watched is there still
 _TICK = 0.02  # seconds between two looks at a file that is being written
-_MISSING = 0.25  # seconds between two looks for a directory that is gone
-
-
-class Places(msgspec.Struct, frozen=True):
-    """What has to be watched for a plan; absolute paths.
-
-    Attributes:
-        whole: directories with all they hold.
-        above: directories above files that were named, for what is in them and no deeper.
-        named: files that were named.
-        linked: what named links lead to.
-    """
-
-    whole: frozenset[bytes]
-    above: frozenset[bytes]
-    named: frozenset[bytes]
-    linked: frozenset[bytes]
-
-    def hold(self, path: bytes) -> bool:
-        """Whether a path is one of those that are sent, or in one of them."""
-        return path in self.named or any(_is_in(top, path) for top in self.whole)
-
-
-def places(plan: SyncPlan) -> Places:
-    """Return what has to be watched for a plan, by a look at the disk."""
-    whole: set[bytes] = set()
-    named: set[bytes] = set()
-    linked: set[bytes] = set()
-    for tree in plan.trees:
-        for name in (*tree.entries, *tree.inner):
-            path = os.path.normpath(os.path.join(tree.base, name))
-            real = os.path.realpath(path)
-            if os.path.islink(path):
-                linked.add(real)
-            if os.path.isdir(real):
-                whole.add(real)
-            named |= {path, real}
-    above = {parent for path in named for parent in _parents(path, plan.project.root)}
-    return Places(frozenset(whole), frozenset(above), frozenset(named), frozenset(linked))
 
 
 class Watcher:
@@ -116,29 +68,35 @@ class Watcher:
         polling: bool | None = None,
         warn: Callable[[str], None] = lambda _text: None,
     ) -> None:
-        self._plan = plan
         if polling is None:
             polling = bool(os.environ.get("WATCHFILES_FORCE_POLLING"))
         self.polling = polling
         self.on_first: Callable[[frozenset[bytes]], None] = lambda _changed: None
+        self._plan = plan
         self._warn = warn
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
         self._changed: set[bytes] = set()
         self._everywhere = False
-        self._error: SyncError | None = None
-        self._places = places(plan)
         self._program = program_path(plan)
-        self._notifiers = (
-            _Notifier(self, lambda: places(plan).whole, recursive=True),
-            _Notifier(self, lambda: places(plan).above, recursive=False),
-        )
+        self._ready = asyncio.Event()
+        self._waiting: set[Source] = set()  # for these, before it is ready
+        self._sources: list[Source] = []
+        # what the threads change
+        self._lock = threading.Lock()
+        self._watched = Watched()
 
     async def __aenter__(self) -> Self:
-        for notifier in self._notifiers:
-            notifier.start()
+        self._watched = await asyncio.to_thread(watched, self._plan, os.environ)
         try:
-            await asyncio.gather(*(notifier.ready for notifier in self._notifiers))
+            if self.polling:
+                self._begin(self._poller())
+            else:
+                self._begin(
+                    Notifier(self, lambda: self._watched.flat, recursive=False),
+                    Notifier(self, lambda: self._watched.deep, recursive=True),
+                )
+            await self._ready.wait()
         except BaseException:
             await self._close()
             raise
@@ -155,14 +113,9 @@ class Watcher:
     async def batch(self) -> frozenset[bytes] | None:
         """Wait for changes; return where, as absolute paths, or None for everywhere.
 
-        Raises:
-            SyncError: nothing can be watched any more.
-
         Cancellation loses no change; the next call returns it.
         """
         while not self._changed and not self._everywhere:
-            if self._error is not None:
-                raise self._error
             self._news.clear()
             await self._news.wait()
         until = self._loop.time() + PATIENCE
@@ -173,55 +126,95 @@ class Watcher:
         everywhere, self._everywhere = self._everywhere, False
         return None if everywhere else frozenset(changed)
 
-    # -- what the threads tell, called in the loop ----------------------------------------------
+    # -- what the threads tell, called by them -------------------------------------------------
 
-    def on_changes(self, changed: set[bytes] | None) -> None:
+    def on_ready(self, source: Source) -> None:
+        """From now on this source misses nothing."""
+        self._tell(self._take_ready, source)
+
+    def on_changes(self, changed: set[bytes]) -> None:
+        """Something may have changed at these paths."""
+        before = self._watched
+        if any(before.outdated_by(path) for path in changed):
+            self._survey()
+        now = self._watched
+        held = {path for path in changed if before.holds(path) or now.holds(path)}
+        if any(now.behind_link(path) for path in held):
+            self._tell(self._take, None)  # their names in the plan are others
+        elif held:
+            self._tell(self._take, held)
+
+    def on_gap(self) -> None:
+        """What has changed a moment ago, nobody knows."""
+        self._tell(self._take, None)
+
+    def on_unable(self, source: Source, reason: str) -> None:
+        """The system cannot tell of changes."""
+        self._tell(self._poll_instead, source, reason)
+
+    def _survey(self) -> None:
+        """See anew what has to be watched."""
+        with self._lock:
+            before, self._watched = self._watched, watched(self._plan, os.environ)
+            if (before.flat, before.deep) != (self._watched.flat, self._watched.deep):
+                for source in tuple(self._sources):
+                    source.renew()
+
+    def _tell(self, call: Callable[..., object], *arguments: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call, *arguments)
+        except RuntimeError:
+            pass  # the loop is closed, nobody wants to know any more
+
+    # -- in the loop --------------------------------------------------------------------------
+
+    def _take(self, changed: set[bytes] | None) -> None:
         """Take note of changes, None for everywhere."""
-        if changed is None:
-            self._places = places(self._plan)
+        if changed is None or len(changed) + len(self._changed) > MOST:
             self._everywhere = True
-        else:
-            changed = {path for path in changed if self._places.hold(path)}
-            if len(changed) + len(self._changed) > MOST:
-                self._everywhere = True
-            elif any(_is_in(top, path) for path in changed for top in self._places.linked):
-                self._everywhere = True  # its name in the plan is another one
-            else:
-                first = bool(changed) and not self._changed and not self._everywhere
-                self._changed |= changed
-                if first:
-                    self.on_first(frozenset(changed))
-        if self._changed or self._everywhere:
-            self._news.set()
-
-    def on_failed(self, error: SyncError) -> None:
-        """Nothing can be watched any more."""
-        self._error = error
+            self._changed.clear()
+        elif not self._everywhere:
+            first = not self._changed
+            self._changed |= changed
+            if first:
+                self.on_first(frozenset(changed))
         self._news.set()
 
-    def on_exhausted(self) -> None:
-        """The system tells of no more directories."""
-        self._warn(
-            "the system has no more inotify watches (raise fs.inotify.max_user_watches with "
-            "sysctl), so all files are looked at again and again"
-        )
+    def _take_ready(self, source: Source) -> None:
+        self._waiting.discard(source)
+        if self._ready.is_set():
+            self._take(None)  # what happened before this one began nobody has seen
+        elif not self._waiting:
+            self._ready.set()
 
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop that everything is told in."""
-        return self._loop
+    def _poll_instead(self, source: Source, reason: str) -> None:
+        if self.polling or source not in self._sources:
+            return
+        self.polling = True
+        self._warn(f"{reason}, so all files are looked at again and again")
+        for one in self._sources:
+            one.stop()
+        self._waiting.clear()
+        self._begin(self._poller())
 
-    # -- inside -------------------------------------------------------------------------------
+    def _poller(self) -> Poller:
+        return Poller(self, lambda: self._watched.deep, lambda: self._watched.flat)
+
+    def _begin(self, *sources: Source) -> None:
+        self._sources += sources
+        self._waiting.update(sources)
+        for source in sources:
+            source.start()
 
     async def _more(self) -> bool:
         """Whether something else changes before what there is has settled."""
         self._news.clear()
         try:
-            async with asyncio.timeout(SETTLE):
+            async with asyncio.timeout(POLL_SETTLE if self.polling else SETTLE):
                 await self._news.wait()
         except TimeoutError:
             return False
-        return self._error is None
+        return True
 
     async def _written(self) -> None:
         """Wait until nobody has the program open for writing, as a linker does."""
@@ -234,121 +227,10 @@ class Watcher:
             await asyncio.sleep(_TICK)
 
     async def _close(self) -> None:
-        for notifier in self._notifiers:
-            notifier.stop()
-        for notifier in self._notifiers:
-            await asyncio.to_thread(notifier.join)
-
-
-class _Notifier:
-    """A thread that waits for changes; made anew inside whenever what it watches is replaced."""
-
-    def __init__(
-        self, owner: Watcher, find: Callable[[], frozenset[bytes]], *, recursive: bool
-    ) -> None:
-        self.ready: asyncio.Future[None] = owner.loop.create_future()
-        self._owner = owner
-        self._find = find
-        self._recursive = recursive
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watch files", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-
-    def join(self) -> None:
-        self._thread.join()
-
-    # -- in the thread ------------------------------------------------------------------------
-
-    def _run(self) -> None:
-        first = True
-        while not self._stop.is_set():
-            watched = _identities(self._find())
-            if not watched:
-                self._say_ready()
-                if self._recursive and not self._find():
-                    return  # nothing of the kind is in the plan
-                self._stop.wait(_MISSING)
-                continue
-            notify = self._make(list(watched))
-            if notify is None:
-                continue
-            self._say_ready()
-            if not first:  # what happened between two of them nobody has seen
-                self._tell(self._owner.on_changes, None)
-            first = False
-            try:
-                self._follow(notify, watched)
-            except RuntimeError:
-                pass  # a name that is not UTF-8, which it cannot tell; the next one looks again
-            finally:
-                notify.close()
-
-    def _make(self, paths: list[bytes]) -> RustNotify | None:
-        from watchfiles._rust_notify import RustNotify
-
-        owner = self._owner
-        try:
-            return RustNotify(
-                [os.fsdecode(path) for path in paths],
-                False,
-                owner.polling,
-                POLL_DELAY,
-                self._recursive,
-                True,
-            )
-        except FileNotFoundError:
-            return None  # it went away at this moment
-        except (OSError, RuntimeError) as error:
-            if not owner.polling and _exhausted(error):
-                owner.polling = True
-                self._tell(owner.on_exhausted)
-                return None
-            self._fail(error)
-            return None
-
-    def _follow(self, notify: RustNotify, watched: dict[bytes, int]) -> None:
-        """Tell of changes until what is watched is not there any more, or another one."""
-        while True:
-            said = notify.watch(_TIMEOUT, _STEP, _TIMEOUT, self._stop)
-            if said == "stop":
-                return
-            if not isinstance(said, str):
-                changed = {os.fsencode(path) for _, path in said}
-                self._tell(self._owner.on_changes, changed)
-                if changed.isdisjoint(watched):
-                    continue
-            if _identities(self._find()) != watched:
-                return
-
-    def _say_ready(self) -> None:
-        self._tell(lambda: None if self.ready.done() else self.ready.set_result(None))
-
-    def _fail(self, error: Exception) -> None:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        failed = SyncError(
-            f"the files cannot be watched: {reason}",
-            hint="WATCHFILES_FORCE_POLLING=1 looks at them again and again instead",
-        )
-
-        def tell() -> None:
-            if self.ready.done():
-                self._owner.on_failed(failed)
-            else:
-                self.ready.set_exception(failed)
-
-        self._stop.set()
-        self._tell(tell)
-
-    def _tell(self, call: Callable[..., object], *arguments: object) -> None:
-        try:
-            self._owner.loop.call_soon_threadsafe(call, *arguments)
-        except RuntimeError:
-            self._stop.set()  # the loop is closed, nobody wants to know any more
+        for source in self._sources:
+            source.stop()
+        for source in self._sources:
+            await asyncio.to_thread(source.join)
 
 
 def is_being_written(path: bytes) -> bool:
@@ -363,6 +245,9 @@ def is_being_written(path: bytes) -> bool:
     except OSError:
         return False
     try:
+        # Whoever opens the file for writing in the next few microseconds has the kernel send a
+        # signal, which by default would end this process; this one by default does nothing.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError as error:
         return error.errno == errno.EAGAIN
@@ -370,39 +255,3 @@ def is_being_written(path: bytes) -> bool:
         return False
     finally:
         os.close(fd)  # and with it the lease
-
-
-def _identities(paths: Iterable[bytes]) -> dict[bytes, int]:
-    """Return which directories there are, with what tells them from others of the same name."""
-    found = {}
-    for path in paths:
-        try:
-            found[path] = os.stat(path).st_ino
-        except OSError:
-            continue
-    return found
-
-
-def _parents(path: bytes, root: bytes) -> list[bytes]:
-    """Return the directories above a path, up to the project's root if it is in there."""
-    found = []
-    while path != (path := os.path.dirname(path)):
-        found.append(path)
-        if path == root or not path.startswith(_below(root)):
-            break
-    return found
-
-
-def _is_in(top: bytes, path: bytes) -> bool:
-    return path == top or path.startswith(_below(top))
-
-
-def _below(directory: bytes) -> bytes:
-    return directory.rstrip(b"/") + b"/"
-
-
-def _exhausted(error: Exception) -> bool:
-    """Whether the system takes no more watches, or no more instances of them."""
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EMFILE) or any(
-        text in str(error) for text in ("watch limit", "No space left", "Too many open files")
-    )
