@@ -83,6 +83,7 @@ class Channel:
         self._grew = False
         self._taken = 0
         self._told = 0
+        self._leaving = False
         self._listen()
 
     def send(self, frame: Frame) -> None:
@@ -121,9 +122,7 @@ class Channel:
             self._loop.unwatch(self._listener.fileno())
             self._loop.call_in("accept", _ACCEPT_PAUSE, self._listen)
             return
-        for _ in range(_LAST_WORDS):  # a kill from a daemon that died right after it still counts
-            self._on_readable()
-        self._drop()
+        self._hear_out()
         connection.setblocking(False)
         self._connection = connection
         self._decoder = FrameDecoder(FROM_DAEMON)
@@ -137,6 +136,18 @@ class Channel:
             self._flush()
         if events & ~select.POLLOUT:
             self._on_readable()
+
+    def _hear_out(self) -> None:
+        """Drop the connection; a kill from a daemon that died right after it still counts."""
+        if self._leaving:
+            return  # an answer to one of those words cannot be said
+        self._leaving = True
+        try:
+            for _ in range(_LAST_WORDS):
+                self._on_readable()
+        finally:
+            self._leaving = False
+        self._drop()
 
     def _on_readable(self) -> None:
         connection = self._connection
@@ -167,7 +178,7 @@ class Channel:
         except BlockingIOError:
             pass
         except OSError:
-            self._drop()
+            self._hear_out()
             return
         wanted = select.POLLIN | (select.POLLOUT if self._unsent else 0)
         self._loop.watch(connection.fileno(), wanted, self._on_ready)
