@@ -43,7 +43,8 @@ class Running:
         self.name = name
         self.gate = field.directory / f"gate-{name}"
         os.mkfifo(self.gate)
-        gate = f"gate() {{ read word < '{self.gate}'; }}; "
+        # a gate may be opened by the end of the opening of the one before it
+        gate = f"gate() {{ until read word < '{self.gate}'; do :; done; }}; "
         self.process = field.start(
             "run", "--no-sync", "--name", name, "sh", "-c", f"{gate} echo ready; {script}"
         )
