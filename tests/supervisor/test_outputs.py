@@ -71,9 +71,9 @@ def test_a_program_waits_for_whoever_watches_it(runs: Runs) -> None:
 
 
 def test_a_killed_programs_last_output_does_not_wait_for_the_one_who_watches(runs: Runs) -> None:
-    run = runs.start([b"sh", b"-c", b"head -c 500000 /dev/zero"])
+    run = runs.start([b"sh", b"-c", b"read go; head -c 500000 /dev/zero"])
     connection = run.connect()
-    connection.send(wire.Viewers(1), wire.Lead(100_000))
+    connection.send(wire.Viewers(1), wire.Lead(100_000), wire.Stdin(0, b"go\n"))
     wait_until(lambda: run.reader.end >= 100_000)
     connection.send(wire.Stop(15, 10_000))
     assert run.wait_over().output_end >= 100_000
