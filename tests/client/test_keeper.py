@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pytest
 from tests.support.fake_link import FakeDaemon
 
-from psync.client.keeper import MOST_PAGES, MirrorKeeper
+from psync.client.keeper import MOST_PAGES, NO_SEAL, MirrorKeeper
 from psync.client.lifeline import Lifeline
 from psync.errors import DestinationError, Interrupted, ProtocolError
 from psync.protocol import messages as m
@@ -106,8 +106,8 @@ async def test_what_the_daemon_refuses_is_raised() -> None:
     [
         ((b"tree/a", b"tree/b"), "old", (b"tree/a", b"tree/b")),
         (None, "", ()),
-        (tuple(b"tree/%d" % n for n in range(m.MOST_NAMES + 1)), "", ()),
-        ((b"x" * m.NAMES_BYTES, b"y"), "", ()),
+        (tuple(b"tree/%d" % n for n in range(m.MOST_NAMES + 1)), NO_SEAL, ()),
+        ((b"x" * m.NAMES_BYTES, b"y"), NO_SEAL, ()),
     ],
     ids=["few", "all", "many", "long"],
 )
@@ -121,6 +121,16 @@ async def test_a_sync_ends_with_a_seal(
     )
     assert seal == "new"
     assert (request.base, request.names) == (base, told)
+
+
+async def test_what_goes_on_from_no_note_gets_none() -> None:
+    """All that lies there would be taken for what was sent, whoever has changed it."""
+    kept = Kept()
+    keeper = await kept.open()
+    _, (request,) = await kept.asked(
+        lambda: keeper.end("", (b"tree/a",)), lambda r: m.SyncEnded(request=r.request)
+    )
+    assert request.base == NO_SEAL
 
 
 async def test_a_connection_that_is_lost_is_made_again() -> None:

@@ -82,15 +82,17 @@ async def test_a_note_is_carried_on(mirror: Path) -> None:
     assert await changed(mirror, known, second) == {b"tree/d/b"}
 
 
-async def test_a_base_that_nobody_knows_has_all_looked_at(mirror: Path) -> None:
+async def test_what_goes_on_from_a_note_that_is_gone_gets_none(mirror: Path) -> None:
+    """What it did not send may have been changed since by anybody, and would look all right."""
     known = Seals()
-    await synced(mirror, known)
-    known.begin(str(mirror))
-    (mirror / "tree/d/b").write_text("sent")
+    first = await synced(mirror, known)
+    (mirror / "tree/d/b").write_text("by somebody else")
     os.utime(mirror / "tree/d/b", (1e9 + 1.5, 1e9 + 1.5))
+    known.begin(str(mirror))
     known.finish(str(mirror))
-    seal = await known.end(str(mirror), "another", [b"tree/a"])
-    assert await changed(mirror, known, seal) == set()
+    assert await known.end(str(mirror), "another", [b"tree/a"]) == ""
+    assert await changed(mirror, known, first) is None
+    assert await changed(mirror, known, await synced(mirror, known)) == set()
 
 
 async def test_what_somebody_writes_during_a_sync_is_not_trusted(mirror: Path) -> None:
@@ -290,7 +292,7 @@ async def test_a_name_that_leaves_the_mirror_leaves_no_note(mirror: Path) -> Non
 # -- at the same time ----------------------------------------------------------------------
 
 
-async def test_two_ends_of_one_project_take_turns(mirror: Path) -> None:
+async def test_an_end_that_is_asked_for_again_has_the_same_answer(mirror: Path) -> None:
     known = Seals()
     base = await synced(mirror, known)
     known.begin(str(mirror))
@@ -300,8 +302,8 @@ async def test_two_ends_of_one_project_take_turns(mirror: Path) -> None:
     first, second = await asyncio.gather(
         known.end(str(mirror), base, [b"tree/a"]), known.end(str(mirror), base, [b"tree/a"])
     )
+    assert first == second
     assert await changed(mirror, known, second) == set()
-    assert await changed(mirror, known, first) is None
     await known.written()
     assert await changed(mirror, Seals(), second) == set()
 

@@ -4,6 +4,7 @@ import stat
 
 from hypothesis import given, strategies as st
 
+from psync.protocol.transfers import MOST_NAMES
 from psync.sync.keeper import Checked
 from psync.sync.known import Known
 from psync.sync.listing import Stat
@@ -91,6 +92,22 @@ def test_a_mirror_in_which_much_changed_is_compared_by_content() -> None:
     selection = select([part(stats)], known(stats), Checked(known=True, many=True))
     assert chosen(selection) == ([], [b"a", b"b"], [])
     assert not selection.partial
+
+
+def test_more_than_can_be_named_sends_all_of_it() -> None:
+    """What else was changed there meanwhile, nobody would notice any more."""
+    stats = {b"%d" % number: file() for number in range(MOST_NAMES + 10)}
+    before = {b"0": file(), b"1": file(), b"2": file(ctime=9)}
+    checked = Checked(known=True, changed=(b"tree/1",))
+    selection = select([part(stats)], known(before), checked)
+    assert not selection.partial
+    plain, compared, _ = chosen(selection)
+    assert compared == [b"1", b"2"]
+    assert len(plain) == len(stats) - 2
+    few = {name: stats[name] for name in list(stats)[:5]}
+    gone = [b"tree/gone%d" % number for number in range(MOST_NAMES)]
+    assert select([part(few)], known(few), HOLDS).partial
+    assert not select([part(few)], known(few), HOLDS, gone=(*gone, b"tree/x")).partial
 
 
 def test_checksum_compares_everything() -> None:

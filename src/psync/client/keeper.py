@@ -12,15 +12,13 @@ from typing import Any, TypeVar
 from psync.client.lifeline import Lifeline
 from psync.errors import ConnectionLost, Interrupted, Refused
 from psync.protocol.messages import (
-    MOST_NAMES,
-    NAMES_BYTES,
     BeginSync,
     CheckMirror,
     EndSync,
     MirrorChecked,
     OpenProject,
 )
-from psync.sync.keeper import Checked
+from psync.sync.keeper import Checked, nameable
 from psync.sync.project import Project
 
 ATTEMPTS = 2
@@ -30,6 +28,9 @@ harm."""
 MOST_PAGES = 20
 """Answers of one check. Programs may write thousands of files of their own in a mirror, which are
 told as well; more of it says that much happened there."""
+
+NO_SEAL = "none"
+"""The seal of no note."""
 
 _T = TypeVar("_T")
 
@@ -78,9 +79,11 @@ class MirrorKeeper:
         """The mirror is whole; return the seal of a new note of it."""
         if "seal" not in self._lifeline.features:
             return ""
-        if names is None or len(names) > MOST_NAMES or sum(map(len, names)) > NAMES_BYTES:
-            base, names = "", ()
-        listed = names
+        if names is None:
+            base = ""
+        elif not base or not nameable(names):
+            base, names = NO_SEAL, ()
+        listed = names or ()
         said = self._ask(
             lambda: self._lifeline.request(
                 lambda number: EndSync(

@@ -88,6 +88,7 @@ class _Project:
         self.lock = asyncio.Lock()
         self.users = 0
         self.note: Note | None = None
+        self.asked: tuple[Begun | None, str, tuple[bytes, ...]] | None = None  # for that note
         self.expiry: asyncio.TimerHandle | None = None
 
 
@@ -143,15 +144,19 @@ class Seals:
 
         Args:
             directory: the project's.
-            base: seal of a note that holds but for ``names``; empty to look at all of it.
+            base: seal of the note that the sync went on from, having sent only ``names``; empty if
+                it compared everything, so that all of it can be looked at.
             names: paths in the mirror.
 
         Returns:
-            The note's seal, empty if there is none.
+            The note's seal, empty if there is none, for instance since there is no such base.
         """
         begun = self._begun.get(directory)
+        asked = (begun, base, tuple(names))
         async with self._use(directory) as project:
             kept = project.note
+            if kept is not None and project.asked == asked:
+                return kept.seal  # it is asked for again, since an answer was lost
             try:
                 if begun is None:
                     raise NotToBeNoted("nobody knows when its sync began")
@@ -165,7 +170,7 @@ class Seals:
                 project.note = None
                 await self._thread(lambda _: remove(f"{directory}/{NOTE}"))
                 return ""
-            project.note = made
+            project.note, project.asked = made, asked
         self._writing.start(f"write the note of {directory}", self._write(directory, made))
         return made.seal
 
@@ -290,7 +295,10 @@ def _make(
         if since is None:
             raise NotToBeNoted("the clock was set while the sync went on")
         trust = Trust(since, now)
-        if before is not None and base and before.seal == base:
+        if base and (before is None or before.seal != base):
+            # What was not sent may have been changed by anybody since that note.
+            raise NotToBeNoted("the note that it goes on from is not there any more")
+        if before is not None and base:
             view = look_again(top, trust, before.folders, before.gone, names, stop)
             again = view.young
         else:

@@ -99,7 +99,8 @@ class EndSync(Control, frozen=True, kw_only=True):
     Attributes:
         request: number that the answer repeats.
         project: the project's ID.
-        base: seal of an earlier note that holds but for ``names``; empty to look at all of it.
+        base: seal of the note that this sync went on from, having sent only ``names``; without
+            such a note no new one is made. Empty after a sync that compared everything.
         names: paths in the mirror (``tree/…``, ``outside/…``) that were sent or removed since.
     """
 

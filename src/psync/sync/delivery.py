@@ -47,6 +47,12 @@ class Record(msgspec.Struct, frozen=True):
     manifest: Manifest
     changes: Changes
 
+    @property
+    def gone(self) -> tuple[bytes, ...]:
+        """The paths in the mirror that have to be removed."""
+        names = (*self.changes.first, *self.changes.then)
+        return tuple(self.tree.destination + b"/" + name for name in names)
+
 
 class _Ready(msgspec.Struct, frozen=True):
     """An rsync that waits to be told what to send."""
@@ -209,11 +215,7 @@ class Delivery:
             if not manifest.header.placed and not self._dry:
                 self._mark(record.tree.destination, manifest, dry=False)
                 manifest.placed()
-        return tuple(
-            record.tree.destination + b"/" + name
-            for record in records
-            for name in (*record.changes.first, *record.changes.then)
-        )
+        return tuple(name for record in records for name in record.gone)
 
     def cancel(self) -> None:
         """Have ``carry_out`` raise ``Interrupted``; from any thread or a signal handler."""

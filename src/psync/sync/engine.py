@@ -291,7 +291,7 @@ class Sync:
         self._check_cancelled()
         self._keeper.begin()
         removed = cleaning.remove(surplus)
-        self._end(endpoint, self._source.known or Known(), self._source.parts, None, removed)
+        self._end(endpoint, self._source.known or Known(), (), removed, removed)
         return msgspec.structs.replace(done, removed=done.removed + len(removed), skipped=False)
 
     def _sync(self, endpoint: Endpoint) -> Summary:
@@ -310,11 +310,13 @@ class Sync:
                 self._warning(warning)
         records = [delivery.record(part, self._source.listing(part)) for part in self._source.parts]
         known, checked = self._known(endpoint, remembered)
-        selection = select(self._source.parts, known, checked, checksum=self.plan.checksum)
-        placed = all(record.manifest.header.placed for record in records)
-        if selection.partial and not placed:
-            selection = select(self._source.parts, Known(), Checked())
-        if selection.partial and selection.empty and not any(r.changes.any for r in records):
+        if not all(record.manifest.header.placed for record in records):
+            known, checked = Known(settings=self._settings), Checked()
+        gone = [name for record in records for name in record.gone]
+        selection = select(
+            self._source.parts, known, checked, checksum=self.plan.checksum, gone=gone
+        )
+        if selection.partial and selection.empty and not gone:
             self._source.known = known
             return self._summary(delivery, skipped=True)
         try:

@@ -6,9 +6,12 @@ implements ``Keeper``.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Protocol
 
 import msgspec
+
+from psync.protocol.transfers import MOST_NAMES, NAMES_BYTES
 
 
 class Checked(msgspec.Struct, frozen=True):
@@ -25,6 +28,11 @@ class Checked(msgspec.Struct, frozen=True):
     many: bool = False
 
 
+def nameable(names: Collection[bytes]) -> bool:
+    """Whether the daemon can be told of so many paths at once."""
+    return len(names) <= MOST_NAMES and sum(map(len, names)) <= NAMES_BYTES
+
+
 class Keeper(Protocol):
     """Keeps one mirror. All methods block, and raise ``PsyncError``."""
 
@@ -38,8 +46,9 @@ class Keeper(Protocol):
         """The mirror is whole: have runs started in it again; return the seal of a new note.
 
         Args:
-            base: seal of the note that still holds but for ``names``.
-            names: paths in the mirror, None to have all of it looked at.
+            base: seal of the note that the sync went on from; of no interest without ``names``.
+            names: paths in the mirror that it sent or removed, no others; None if it compared
+                everything. Of more than are ``nameable`` no note is made.
 
         Returns:
             The seal; empty if there is no note.

@@ -65,11 +65,6 @@ class Changes(msgspec.Struct, frozen=True):
     then: tuple[bytes, ...] = ()
     kept: tuple[tuple[int, str], ...] = ()
 
-    @property
-    def any(self) -> bool:
-        """Whether anything is to be removed."""
-        return bool(self.first or self.then)
-
 
 class Manifest:
     """The record of one part of one mirror, as this process found it.

@@ -13,11 +13,11 @@ from __future__ import annotations
 import heapq
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
-from psync.sync.keeper import Checked
+from psync.sync.keeper import Checked, nameable
 from psync.sync.known import Known, Parts, differing, doubtful
 from psync.sync.listing import Stat
 from psync.sync.plan import Tree
@@ -70,7 +70,12 @@ class Selection(msgspec.Struct, frozen=True):
 
 
 def select(
-    parts: Iterable[Part], known: Known, checked: Checked, *, checksum: bool = False
+    parts: Sequence[Part],
+    known: Known,
+    checked: Checked,
+    *,
+    checksum: bool = False,
+    gone: Collection[bytes] = (),
 ) -> Selection:
     """Decide what to send.
 
@@ -79,11 +84,23 @@ def select(
         known: what was known when the last whole sync ended.
         checked: what the daemon says of the mirror since.
         checksum: compare everything by content.
+        gone: paths in the mirror that are going to be removed.
     """
-    partial = checked.known and not checked.many and not checksum
+    by_content = checksum or checked.many
+    if checked.known and not by_content:
+        selection = _select(parts, known, checked, partial=True, by_content=False)
+        # Of more than that the daemon cannot be told what it is to look at again.
+        if nameable((*selection.names, *gone)):
+            return selection
+    return _select(parts, known, checked, partial=False, by_content=by_content)
+
+
+def _select(
+    parts: Sequence[Part], known: Known, checked: Checked, *, partial: bool, by_content: bool
+) -> Selection:
     there = _by_part(checked.changed)
     plain: list[Tree] = []
-    by_content: list[Tree] = []
+    compared: list[Tree] = []
     followed: list[Tree] = []
     names: list[bytes] = []
     size = 0
@@ -92,26 +109,25 @@ def select(
         tree, stats = part.tree, part.stats
         before = known.parts.get(tree.destination, {})
         changed = differing(stats, before)
-        doubts = {name for name in changed if doubtful(name, stats, before)}
+        touched = {name for name in there.get(tree.destination, ()) if name in stats}
         links = set(part.links)
         if partial:
-            touched = {name for name in there.get(tree.destination, ()) if name in stats}
-            doubts |= touched
             wanted = changed | touched
             names += [tree.destination + b"/" + name for name in wanted]
         else:
             wanted = {*part.entries, *links}
-            doubts = wanted if checksum or checked.many else doubts.intersection(wanted)
+        doubts = {name for name in changed if doubtful(name, stats, before)} | touched
+        doubts = wanted if by_content else doubts.intersection(wanted)
         sizes = {name: _size(stats.get(name, ())) for name in wanted}
         size += sum(sizes.values())
         some = heapq.nlargest(BIGGEST, sizes, key=sizes.__getitem__)
         biggest += [(os.path.join(tree.base, name), sizes[name]) for name in some if sizes[name]]
         _add(plain, tree, wanted - doubts - links)
-        _add(by_content, tree, (wanted & doubts) - links, checksum=True)
+        _add(compared, tree, (wanted & doubts) - links, checksum=True)
         _add(followed, tree, wanted & links, follow=True)
     return Selection(
         plain=tuple(plain),
-        checked=tuple(by_content),
+        checked=tuple(compared),
         followed=tuple(followed),
         partial=partial,
         names=tuple(names),

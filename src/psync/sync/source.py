@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 import msgspec
 
 from psync.errors import Interrupted
+from psync.sync.keeper import nameable
 from psync.sync.known import Known
 from psync.sync.listing import (
     RESERVED,
@@ -67,6 +68,14 @@ class Source:
     def listing(self, part: Part) -> Listing:
         """Return what was listed of a part, less the links that are followed."""
         return self._listings[part.tree.destination]
+
+    def holds(self, path: bytes) -> bool:
+        """Whether an absolute path is sent, as far as it was seen."""
+        for part in self.parts:
+            base = part.tree.base.rstrip(b"/") + b"/"
+            if path.startswith(base) and path[len(base) :] in part.stats:
+                return True
+        return False
 
     def warnings(self, part: Part) -> tuple[str, ...]:
         """Return what is to be told about a part, for people."""
@@ -128,6 +137,8 @@ class Source:
             if changes is None:
                 return False
             found.append((part, changes))
+        if not nameable([name for _, changes in found for name in changes]):
+            return False
         for part, changes in found:
             self._stats[part.tree.destination].update(changes)
         self.fresh = tuple(
