@@ -7,7 +7,7 @@ changed looks at that only.
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
 
 from psync.client.syncing import SyncReports, new_sync
 from psync.client.threads import in_thread
@@ -100,6 +100,10 @@ class Syncer:
         if not summary.skipped:
             self._last = sync
         return summary
+
+    def sent(self, paths: Iterable[bytes]) -> list[bytes]:
+        """Return which of some absolute paths are sent, as far as ``sync`` has seen them."""
+        return [path for path in paths if self._source.holds(path)]
 
     async def note(self) -> None:
         """Write down what the last sync did, for the next process. Worth doing when there is time:

@@ -59,6 +59,7 @@ class Watcher:
     Attributes:
         polling: files are looked at again and again.
         on_first: called with the first changes of a batch, while it is settling.
+        began: when the first change of the last batch was told, in the loop's time.
     """
 
     def __init__(
@@ -72,6 +73,8 @@ class Watcher:
             polling = bool(os.environ.get("WATCHFILES_FORCE_POLLING"))
         self.polling = polling
         self.on_first: Callable[[frozenset[bytes]], None] = lambda _changed: None
+        self.began = 0.0
+        self._since = 0.0
         self._plan = plan
         self._warn = warn
         self._loop = asyncio.get_running_loop()
@@ -122,6 +125,7 @@ class Watcher:
         while self._loop.time() < until and await self._more():
             pass
         await self._written()
+        self.began = self._since
         changed, self._changed = self._changed, set()
         everywhere, self._everywhere = self._everywhere, False
         return None if everywhere else frozenset(changed)
@@ -170,6 +174,8 @@ class Watcher:
 
     def _take(self, changed: set[bytes] | None) -> None:
         """Take note of changes, None for everywhere."""
+        if not self._changed and not self._everywhere:
+            self._since = self._loop.time()
         if changed is None or len(changed) + len(self._changed) > MOST:
             self._everywhere = True
             self._changed.clear()
