@@ -228,14 +228,14 @@ def test_a_file_in_a_directory_that_held_nothing_but_what_is_ignored(field: Fiel
     build(field, "one")
     watching = Watching(field, "-A", ".", "./game")
     watching.begun("one", "1")
-    (field.project / "made").mkdir()
-    (field.project / "made/x.o").touch()
+    (field.project / "data/made").mkdir()
+    (field.project / "data/made/x.o").touch()
     change(field, "2")
     watching.begun("one", "2")
-    (field.project / "made/real").touch()
+    (field.project / "data/made/real").touch()
     watching.begun("one", "2")
     (mirror,) = (field.local_home / "data/projects").iterdir()
-    wait_until(lambda: (mirror / "tree/made/real").exists())
+    wait_until(lambda: (mirror / "tree/data/made/real").exists())
 
 
 # -- what fails -----------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 import msgspec
 
 from psync.errors import Interrupted
+from psync.sync import git
 from psync.sync.keeper import nameable
 from psync.sync.known import Known
 from psync.sync.listing import (
@@ -123,7 +124,7 @@ class Source:
             judged by all there is; it became something else; what is left out may have changed.
 
         Raises:
-            SyncError: as ``look``.
+            SyncError, Interrupted: as ``look``.
         """
         self.fresh = None
         self.looked_at = time.time_ns()
@@ -187,17 +188,35 @@ class Source:
                 root=self._plan.project.root,
                 exclude=self._plan.exclude,
                 environ=self._environ,
+                cancelled=self.cancelled,
             )
             changed.update({n: one for n, one in found.items() if n not in part.stats})
             if len(left_out) > MOST_LEFT_OUT:
                 left_out.clear()
-            # Of a file that is not there at this very moment nobody can tell, so only directories.
-            left_out.update(
-                name
-                for name in new.difference(changed)
-                if len(look_at(os.path.join(part.tree.base, name))) == 1
-            )
+            left_out.update(self._left_out_for_good(part, new.difference(changed)))
         return changed
+
+    def _left_out_for_good(self, part: Part, names: Collection[bytes]) -> set[bytes]:
+        """Return which of the names are directories in which nothing will ever be that is sent.
+
+        Of a file that is not there at this very moment nobody can tell, and git also ignores a
+        directory for no more than that all that is in it now is ignored.
+        """
+        found: set[bytes] = set()
+        asked: dict[bytes, dict[bytes, bytes]] = {}
+        for name in names:
+            path = os.path.join(part.tree.base, name)
+            if len(look_at(path)) != 1:
+                continue
+            copy = git.working_copy(os.path.dirname(path))
+            if copy is None:
+                found.add(name)
+            else:
+                asked.setdefault(copy, {})[path] = name
+        for copy, paths in asked.items():
+            certain = git.named_by_patterns(copy, paths, self._environ)
+            found.update(name for path, name in paths.items() if path in certain)
+        return found
 
     def _look(self, tree: Tree) -> Part:
         links = tuple(n for n in (*tree.entries, *tree.inner) if is_link(tree, n))
