@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from psync.errors import Interrupted
 from psync.sync import git
 
 
@@ -133,3 +134,16 @@ def test_what_a_pattern_speaks_of_is_told_from_what_merely_holds_nothing_else(
     assert git.named_by_patterns(root, asked, os.environ) == {asked[0], asked[2]}
     assert git.named_by_patterns(root, asked[1:2], os.environ) == frozenset()
     assert git.named_by_patterns(root, [], os.environ) == frozenset()
+
+
+def test_git_need_not_be_waited_for(tmp_path: Path) -> None:
+    top = new(tmp_path / "r", "*.o")
+    touch(top, "a.o")
+    (top / ".git/info/exclude").unlink(missing_ok=True)
+    os.mkfifo(top / ".git/info/exclude")  # git waits for somebody to write to it
+    root = os.fsencode(top)
+    asked = iter([False, False])
+    with pytest.raises(Interrupted):
+        git.ignored(root, [root], os.environ, lambda: next(asked, True))
+    with pytest.raises(Interrupted):
+        git.named_by_patterns(root, [root + b"/a.o"], os.environ, lambda: True)

@@ -8,8 +8,9 @@ written to it, and nothing is fetched. git itself refuses a working copy of anot
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from psync.errors import Interrupted
 from psync.sync.process import Child
 
 TIMEOUT = 120.0
@@ -44,7 +45,10 @@ def working_copy(directory: bytes) -> bytes | None:
 
 
 def ignored(
-    root: bytes, directories: Iterable[bytes], environ: Mapping[str, str]
+    root: bytes,
+    directories: Iterable[bytes],
+    environ: Mapping[str, str],
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> frozenset[bytes] | None:
     """Return what git ignores in a working copy.
 
@@ -52,10 +56,14 @@ def ignored(
         root: of the working copy, absolute.
         directories: absolute ones below it that matter.
         environ: the environment to start from.
+        cancelled: asked while git looks.
 
     Returns:
         Absolute paths; a directory that is ignored as a whole stands for all it holds, and may be
         one above those that were asked about. None if git is missing or does not answer.
+
+    Raises:
+        Interrupted: ``cancelled`` said so.
     """
     asked = [b"./" + os.path.relpath(path, root) for path in directories]
     options = (
@@ -67,7 +75,7 @@ def ignored(
         "--exclude-standard",
         "--directory",
     )
-    said = _git(root, [*options, "--", *asked], environ)
+    said = _git(root, [*options, "--", *asked], environ, cancelled=cancelled)
     if said is None:
         return None
     names = (name.rstrip(b"/") for name in said.split(b"\0") if name)
@@ -75,7 +83,10 @@ def ignored(
 
 
 def named_by_patterns(
-    root: bytes, paths: Iterable[bytes], environ: Mapping[str, str]
+    root: bytes,
+    paths: Iterable[bytes],
+    environ: Mapping[str, str],
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> frozenset[bytes]:
     """Return which paths, or directories above them, a pattern speaks of.
 
@@ -85,9 +96,14 @@ def named_by_patterns(
         root: of the working copy, absolute.
         paths: absolute.
         environ: the environment to start from.
+        cancelled: asked while git looks.
+
+    Raises:
+        Interrupted: ``cancelled`` said so.
     """
     feed = b"".join(os.path.relpath(path, root) + b"\0" for path in paths)
-    said = _git(root, ["check-ignore", "-z", "--stdin"], environ, feed) if feed else None
+    words = ["check-ignore", "-z", "--stdin"]
+    said = _git(root, words, environ, feed, cancelled=cancelled) if feed else None
     return frozenset(os.path.join(root, name) for name in (said or b"").split(b"\0") if name)
 
 
@@ -102,7 +118,12 @@ def blame(root: bytes, path: bytes, environ: Mapping[str, str]) -> tuple[bytes, 
 
 
 def _git(
-    root: bytes, words: Sequence[str | bytes], environ: Mapping[str, str], feed: bytes = b""
+    root: bytes,
+    words: Sequence[str | bytes],
+    environ: Mapping[str, str],
+    feed: bytes = b"",
+    *,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> bytes | None:
     # GIT_DIR and its like, as in a hook, would speak of another working copy.
     env = {
@@ -125,7 +146,9 @@ def _git(
             feed=feed,
             detached=True,
         )
-        status = child.wait(take, lambda data: None, TIMEOUT)
+        status = child.wait(take, lambda data: None, TIMEOUT, cancelled)
     except (OSError, TimeoutError):
         return None
+    if cancelled():
+        raise Interrupted("interrupted while syncing; nothing was started")
     return bytes(said) if status == 0 and len(said) < MOST else None

@@ -112,7 +112,7 @@ def list_tree(
     empty = {name: look_at(os.path.join(tree.base, name)) for name in tree.empty}
     if not named:
         return Listing(entries=tuple(sorted({*files, *empty})), stats={**files, **empty})
-    rules = Rules(root, exclude, environ)
+    rules = Rules(root, exclude, environ, cancelled)
     walk = _Walk(tree.base, rules, cancelled)
     walk.files.update(files)
     walk.stats.update({**files, **empty})
@@ -140,19 +140,21 @@ def list_new(
     root: bytes,
     exclude: Sequence[bytes] = (),
     environ: Mapping[str, str],
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> dict[bytes, Stat]:
     """Return what is to be sent of what has come into being in a tree, and what it is like.
 
     Args:
         tree: from the plan.
         names: of files or directories below directories that were named, relative to the base.
-        root, exclude, environ: as for ``list_tree``.
+        root, exclude, environ, cancelled: as for ``list_tree``.
 
     Raises:
         SyncError: a directory cannot be read.
+        Interrupted: ``cancelled`` said so.
     """
-    rules = Rules(root, exclude, environ)
-    walk = _Walk(tree.base, rules, lambda: False)
+    rules = Rules(root, exclude, environ, cancelled)
+    walk = _Walk(tree.base, rules, cancelled)
     rules.prepare([_absolute(tree.base, name) for name in names])
     for name in names:
         for top in (*tree.entries, *tree.inner):

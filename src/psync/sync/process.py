@@ -92,6 +92,7 @@ class Child:
         on_stdout: Callable[[bytes], None],
         on_stderr: Callable[[bytes], None],
         timeout: float | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> int:
         """Read until the process ends, and return its exit status (-n for signal n).
 
@@ -103,12 +104,13 @@ class Child:
             on_stdout: called with what it writes there, as it comes.
             on_stderr: likewise.
             timeout: seconds, after which the process is stopped.
+            cancelled: asked several times a second; true is as good as ``cancel``.
 
         Raises:
             TimeoutError: it was stopped because the time was over.
         """
         try:
-            timed_out = not self._pump(on_stdout, on_stderr, timeout)
+            timed_out = not self._pump(on_stdout, on_stderr, timeout, cancelled)
             return_code = self._end()
         except BaseException:
             self._signal(signal.SIGKILL)
@@ -127,6 +129,7 @@ class Child:
         on_stdout: Callable[[bytes], None],
         on_stderr: Callable[[bytes], None],
         timeout: float | None,
+        cancelled: Callable[[], bool],
     ) -> bool:
         """Serve the process until it ended; return whether it did so in time."""
         assert self._popen.stdout is not None and self._popen.stderr is not None
@@ -152,6 +155,7 @@ class Child:
                                 selector.unregister(key.fd)
                         elif key.data is not None and self._write():
                             selector.unregister(key.fd)
+                    self.cancelled = self.cancelled or cancelled()
                     overdue = deadline is not None and time.monotonic() >= deadline
                     if stopping and overdue:
                         self._signal(signal.SIGKILL)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -53,11 +53,20 @@ class Rules:
         root: absolute path of the project's root.
         exclude: patterns of the configuration, relative to the root.
         environ: the environment for git.
+        cancelled: asked while git looks; if it says so, ``prepare`` and ``enter`` raise
+            ``Interrupted``.
     """
 
-    def __init__(self, root: bytes, exclude: Sequence[bytes], environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        root: bytes,
+        exclude: Sequence[bytes],
+        environ: Mapping[str, str],
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._root = root
         self._environ = environ
+        self._cancelled = cancelled
         self._exclude: tuple[RuleSet, ...] = ()
         if exclude:
             from psync.sync.ignore import RuleSet
@@ -73,7 +82,7 @@ class Rules:
             if root is not None:
                 asked.setdefault(root, []).append(path)
         for root, paths in asked.items():
-            self._ignored[root] = git.ignored(root, paths, self._environ)
+            self._ignored[root] = git.ignored(root, paths, self._environ, self._cancelled)
 
     def scope(self, path: bytes) -> Scope:
         """Return what counts in a directory that was named, before it is looked into.
@@ -102,7 +111,7 @@ class Rules:
         if OWN_FILE in names and (one := read_rules(os.path.join(path, OWN_FILE))):
             changes["own"] = (*scope.own, one)
         if b".git" in names and path not in self._ignored:  # a working copy in a working copy
-            self._ignored[path] = git.ignored(path, [path], self._environ)
+            self._ignored[path] = git.ignored(path, [path], self._environ, self._cancelled)
             changes["ignored"] = self._ignored[path]
             if self._ignored[path] is None:
                 changes["git"] = scope.git

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from psync.errors import Interrupted
 from psync.sync.machine import program_path
 from psync.sync.notify import POLL_DELAY, Notifier, Poller, Source
 from psync.sync.plan import SyncPlan
@@ -88,10 +89,11 @@ class Watcher:
         # what the threads change
         self._lock = threading.Lock()
         self._watched = Watched()
+        self._left = False  # nobody wants to know any more
 
     async def __aenter__(self) -> Self:
-        self._watched = await asyncio.to_thread(watched, self._plan, os.environ)
         try:
+            self._watched = await asyncio.to_thread(self._look)
             if self.polling:
                 self._begin(self._poller())
             else:
@@ -159,10 +161,16 @@ class Watcher:
     def _survey(self) -> None:
         """See anew what has to be watched."""
         with self._lock:
-            before, self._watched = self._watched, watched(self._plan, os.environ)
+            try:
+                before, self._watched = self._watched, self._look()
+            except Interrupted:
+                return
             if (before.flat, before.deep) != (self._watched.flat, self._watched.deep):
                 for source in tuple(self._sources):
                     source.renew()
+
+    def _look(self) -> Watched:
+        return watched(self._plan, os.environ, lambda: self._left)
 
     def _tell(self, call: Callable[..., object], *arguments: object) -> None:
         try:
@@ -233,6 +241,7 @@ class Watcher:
             await asyncio.sleep(_TICK)
 
     async def _close(self) -> None:
+        self._left = True
         for source in self._sources:
             source.stop()
         for source in self._sources:

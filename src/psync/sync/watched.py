@@ -12,7 +12,7 @@ the project's root: builds replace files, and sometimes the directories around t
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
@@ -76,12 +76,18 @@ class Watched(msgspec.Struct, frozen=True):
         return directory in self.split and name not in RESERVED and _is_directory(path)
 
 
-def watched(plan: SyncPlan, environ: Mapping[str, str]) -> Watched:
+def watched(
+    plan: SyncPlan, environ: Mapping[str, str], cancelled: Callable[[], bool] = lambda: False
+) -> Watched:
     """Return what has to be watched for a plan, as it is now.
 
     Args:
         plan: what is sent.
         environ: the environment for git.
+        cancelled: asked while git looks.
+
+    Raises:
+        Interrupted: ``cancelled`` said so.
     """
     tops: set[bytes] = set()
     named: set[bytes] = set()
@@ -95,7 +101,8 @@ def watched(plan: SyncPlan, environ: Mapping[str, str]) -> Watched:
                 linked.add(real)
             if os.path.isdir(real):
                 tops.add(real)
-    survey = _Survey(Rules(plan.project.root, plan.exclude, environ), environ)
+    rules = Rules(plan.project.root, plan.exclude, environ, cancelled)
+    survey = _Survey(rules, environ, cancelled)
     survey.take(tops)
     above = {one for path in named for one in _parents(path, plan.project.root)}
     return Watched(
@@ -111,11 +118,14 @@ def watched(plan: SyncPlan, environ: Mapping[str, str]) -> Watched:
 class _Survey:
     """Finds out how the directories that were named are watched."""
 
-    def __init__(self, rules: Rules, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, rules: Rules, environ: Mapping[str, str], cancelled: Callable[[], bool]
+    ) -> None:
         self.deep: set[bytes] = set()
         self.split: set[bytes] = set()
         self._rules = rules
         self._environ = environ
+        self._cancelled = cancelled
         self._ignored: frozenset[bytes] = frozenset()
         self._around: set[bytes] = set()
 
@@ -134,7 +144,9 @@ class _Survey:
             found = [path for path in found if os.path.dirname(path) == top]
         root = git.working_copy(top) if found else None
         self._ignored = (
-            frozenset() if root is None else git.named_by_patterns(root, found, self._environ)
+            frozenset()
+            if root is None
+            else git.named_by_patterns(root, found, self._environ, self._cancelled)
         )
         self._around = {one for path in self._ignored for one in _parents(path, top)}
 
