@@ -380,6 +380,15 @@ def test_ctrl_c_while_the_old_run_is_stopped(field: Field) -> None:
     assert watching.all.count(b"begins") == 1
 
 
+def test_it_ends_with_the_run_when_nobody_reads_the_output_any_more(field: Field) -> None:
+    field.script("game", "while echo one; do sleep 0.05; done\n")
+    process = field.start("watch", "./game")
+    assert process.stdout is not None
+    read_until(process, b"one\n")
+    process.stdout.close()
+    assert process.wait(30) == 128 + signal.SIGPIPE
+
+
 # -- stdin ----------------------------------------------------------------------------------------
 
 

@@ -73,7 +73,7 @@ def add_program_options(parser: Parser) -> None:
     parser.add_argument(
         "--on-disconnect",
         metavar="keep|stop:DURATION",
-        help="what becomes of the run without a client (default: stop:5m; with --detach: keep)",
+        help="what becomes of the run without a client (default: stop:5m; detached: keep)",
     )
     parser.add_argument(
         "--overflow",

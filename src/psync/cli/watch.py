@@ -18,9 +18,9 @@ from psync.cli.loop import Routed, Signals, catch_signals, run as run_loop
 from psync.cli.order import Order, add_program_options, parse, read_order
 from psync.cli.output import say, say_now, size, span
 from psync.cli.syncreport import SyncReport
+from psync.cli.times import duration
 from psync.client.revision import source_revision
 from psync.client.syncing import SyncReports
-from psync.config.values import parse_duration
 from psync.errors import (
     ConnectionLost,
     ExecError,
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--grace",
         metavar="DURATION",
-        type=parse_duration,
+        type=duration,
         default=GRACE,
         help="time that a run has to end before it is killed for the next (default: 10s)",
     )
