@@ -389,21 +389,22 @@ async def test_a_batch_that_is_not_waited_for_any_more_comes_with_the_next_one(r
 # -- the system -----------------------------------------------------------------------------------
 
 
-async def test_git_is_not_waited_for_by_who_leaves(root: Path) -> None:
-    subprocess.run(["git", "init", "-q", root], check=True)
-    exclude = root / ".git/info/exclude"
-    exclude.parent.mkdir(exist_ok=True)
-    exclude.unlink(missing_ok=True)
-    os.mkfifo(exclude)  # git waits for the end of it
+async def test_git_is_not_waited_for_by_who_leaves(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / ".git").mkdir()
+    git, runs = tmp_path / "bin/git", tmp_path / "runs"
+    os.mkfifo(runs)
+    git.parent.mkdir()
+    git.write_text(f"#!/bin/sh\necho > '{runs}'\nexec sleep 1000\n")
+    git.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{git.parent}:{os.environ['PATH']}")
     entering = asyncio.ensure_future(Watcher(plan(root, "src")).__aenter__())
-    writer = await asyncio.to_thread(os.open, exclude, os.O_WRONLY)  # until git reads it
-    try:
-        entering.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await entering
-        await asyncio.wait_for(asyncio.get_running_loop().shutdown_default_executor(), LONG)
-    finally:
-        os.close(writer)
+    await asyncio.wait_for(asyncio.to_thread(runs.read_bytes), LONG)
+    entering.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await entering
+    await asyncio.get_running_loop().shutdown_default_executor()
 
 
 def _threads() -> list[str]:
