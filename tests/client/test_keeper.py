@@ -101,26 +101,32 @@ async def test_what_the_daemon_refuses_is_raised() -> None:
         await kept.asked(keeper.begin, answer)
 
 
+MANY = tuple(b"tree/%d" % n for n in range(m.MOST_NAMES + 1))
+LONG = (b"x" * m.NAMES_BYTES, b"y")
+FEW = (b"tree/a", b"tree/b")
+
+
 @pytest.mark.parametrize(
-    ("names", "base", "told"),
+    ("base", "names", "asked", "told"),
     [
-        ((b"tree/a", b"tree/b"), "old", (b"tree/a", b"tree/b")),
-        (None, "", ()),
-        (tuple(b"tree/%d" % n for n in range(m.MOST_NAMES + 1)), NO_SEAL, ()),
-        ((b"x" * m.NAMES_BYTES, b"y"), NO_SEAL, ()),
+        ("old", FEW, "old", FEW),
+        ("old", (), "old", ()),
+        ("old", MANY, NO_SEAL, ()),
+        ("old", LONG, NO_SEAL, ()),
+        (None, FEW, "", FEW),
+        (None, MANY, "", ()),
     ],
-    ids=["few", "all", "many", "long"],
 )
 async def test_a_sync_ends_with_a_seal(
-    names: tuple[bytes, ...] | None, base: str, told: tuple[bytes, ...]
+    base: str | None, names: tuple[bytes, ...], asked: str, told: tuple[bytes, ...]
 ) -> None:
     kept = Kept()
     keeper = await kept.open()
     seal, (request,) = await kept.asked(
-        lambda: keeper.end("old", names), lambda r: m.SyncEnded(request=r.request, seal="new")
+        lambda: keeper.end(base, names), lambda r: m.SyncEnded(request=r.request, seal="new")
     )
     assert seal == "new"
-    assert (request.base, request.names) == (base, told)
+    assert (request.base, request.names) == (asked, told)
 
 
 async def test_what_goes_on_from_no_note_gets_none() -> None:
@@ -136,7 +142,7 @@ async def test_what_goes_on_from_no_note_gets_none() -> None:
 async def test_a_connection_that_is_lost_is_made_again() -> None:
     kept = Kept()
     keeper = await kept.open()
-    task = asyncio.create_task(asyncio.to_thread(keeper.end, "", None))
+    task = asyncio.create_task(asyncio.to_thread(keeper.end, None, ()))
     await kept.daemon.link.said(m.EndSync)
     kept.daemon.link.cut()
     await kept.daemon.linked(2)
@@ -163,6 +169,6 @@ async def test_an_older_daemon_is_asked_for_the_mirror_only() -> None:
     assert (await kept.asked(lambda: keeper.check("seal")))[0] == Checked()
     opened = lambda r: m.ProjectOpened(request=r.request, path=b"/x")  # noqa: E731
     await kept.asked(keeper.begin, opened)
-    assert (await kept.asked(lambda: keeper.end("", None)))[0] == ""
+    assert (await kept.asked(lambda: keeper.end(None, ())))[0] == ""
     with pytest.raises(ProtocolError):
         kept.lifeline.need("seal", "tell")

@@ -25,7 +25,7 @@ class Keeping(NoKeeper):
     def check(self, seal: str) -> Checked:
         return Checked(known=seal == f"seal-{self.seals}")
 
-    def end(self, base: str, names: tuple[bytes, ...] | None) -> str:
+    def end(self, base: str | None, names: tuple[bytes, ...]) -> str:
         self.seals += 1
         return f"seal-{self.seals}"
 

@@ -41,9 +41,9 @@ class Noting(NoKeeper):
     def begin(self) -> None:
         self.begun = True
 
-    def end(self, base: str, names: tuple[bytes, ...] | None) -> str:
+    def end(self, base: str | None, names: tuple[bytes, ...]) -> str:
         now = self._look()
-        if names is not None:
+        if base is not None:
             assert base in self._notes
             wanted = {*names, *(name.rstrip(b"/") for name in names)}
             old = self._notes[base]
@@ -51,7 +51,7 @@ class Noting(NoKeeper):
                 if name not in wanted:
                     assert one == now.get(name), f"{name!r} was changed behind psync's back"
         self.begun = False
-        self.bases.append(base if names is not None else "")
+        self.bases.append(base or "")
         seal = f"seal-{len(self.bases)}"
         self._notes = {seal: now}
         return seal

@@ -75,19 +75,18 @@ class MirrorKeeper:
                 )
             )
 
-    def end(self, base: str, names: tuple[bytes, ...] | None) -> str:
+    def end(self, base: str | None, names: tuple[bytes, ...]) -> str:
         """The mirror is whole; return the seal of a new note of it."""
         if "seal" not in self._lifeline.features:
             return ""
-        if names is None:
-            base = ""
-        elif not base or not nameable(names):
-            base, names = NO_SEAL, ()
-        listed = names or ()
+        listed = names if nameable(names) else ()
+        seal = base or ""
+        if base is not None and (not base or len(listed) < len(names)):
+            seal = NO_SEAL  # of what goes on from no note, or cannot be named, there is none
         said = self._ask(
             lambda: self._lifeline.request(
                 lambda number: EndSync(
-                    request=number, project=self._project.id, base=base, names=listed
+                    request=number, project=self._project.id, base=seal, names=listed
                 )
             )
         )

@@ -383,24 +383,24 @@ class Sync:
         self._check_cancelled()
         if self._dry:
             return
-        names = (*selection.names, *removed) if selection.partial else None
-        self._end(endpoint, known, self._source.parts, names, removed)
+        base = known if selection.partial else None
+        self._end(endpoint, base, self._source.parts, (*selection.names, *removed), removed)
 
     def _end(
         self,
         endpoint: Endpoint,
-        known: Known,
+        known: Known | None,
         looked_at: tuple[Part, ...],
-        names: tuple[bytes, ...] | None,
+        names: tuple[bytes, ...],
         removed: tuple[bytes, ...],
     ) -> None:
-        """The mirror is whole: have it sealed, and note what it is the mirror of."""
+        """The mirror is whole: have it noted. Without ``known``, everything was compared."""
         self._check_cancelled()
-        seal = self._keeper.end(known.seal, names)
+        seal = self._keeper.end(None if known is None else known.seal, names)
         parts = {
             part.tree.destination: settle(part.stats, self._source.looked_at) for part in looked_at
         }
-        if names is not None:
+        if known is not None:
             parts = merge(known, parts, removed)
         self._ended = self._source.known = Known(seal, self._settings, parts)
         if not self._kept:

@@ -42,13 +42,13 @@ class Keeper(Protocol):
     def begin(self) -> None:
         """Have the mirror made unless it is there, and no run started in it from now on."""
 
-    def end(self, base: str, names: tuple[bytes, ...] | None) -> str:
+    def end(self, base: str | None, names: tuple[bytes, ...]) -> str:
         """The mirror is whole: have runs started in it again; return the seal of a new note.
 
         Args:
-            base: seal of the note that the sync went on from; of no interest without ``names``.
-            names: paths in the mirror that it sent or removed, no others; None if it compared
-                everything. Of more than are ``nameable`` no note is made.
+            base: seal of the note that the sync went on from; None if it compared everything.
+            names: paths in the mirror that it sent or removed; with a base no others. Of more than
+                are ``nameable`` no note is made that goes on from another one.
 
         Returns:
             The seal; empty if there is no note.
@@ -68,7 +68,7 @@ class NoKeeper:
     def begin(self) -> None:
         """Nothing to do."""
 
-    def end(self, base: str, names: tuple[bytes, ...] | None) -> str:
+    def end(self, base: str | None, names: tuple[bytes, ...]) -> str:
         """No note is made."""
         return ""
 

@@ -50,7 +50,7 @@ class Selection(msgspec.Struct, frozen=True):
         checked: trees that it compares by content.
         followed: links whose targets are sent.
         partial: it is only what changed, and the rest is known to be there.
-        names: all of it as paths in the mirror, where ``partial``.
+        names: all of it, as paths in the mirror.
         size: bytes of its files; what links lead to is not counted.
         biggest: absolute paths and sizes of the biggest of them, some from each part of the mirror.
     """
@@ -111,11 +111,8 @@ def _select(
         changed = differing(stats, before)
         touched = {name for name in there.get(tree.destination, ()) if name in stats}
         links = set(part.links)
-        if partial:
-            wanted = changed | touched
-            names += [tree.destination + b"/" + name for name in wanted]
-        else:
-            wanted = {*part.entries, *links}
+        wanted = changed | touched if partial else {*part.entries, *links}
+        names += [tree.destination + b"/" + name for name in wanted]
         doubts = {name for name in changed if doubtful(name, stats, before)} | touched
         doubts = wanted if by_content else doubts.intersection(wanted)
         sizes = {name: _size(stats.get(name, ())) for name in wanted}
