@@ -312,10 +312,10 @@ def test_who_asks_is_not_killed_by_a_writer_that_comes_just_then(tmp_path: Path)
     )
     asker = f"""
 from psync.sync.watch import is_being_written
-seen = set()
-for _ in range(3000):
+seen, asked = set(), 0
+while asked < 50_000 or len(seen) < 2:
     seen.add(is_being_written({bytes(path)!r}))
-print(sorted(seen))
+    asked += 1
 """
     try:
         done = subprocess.run(
@@ -324,7 +324,7 @@ print(sorted(seen))
     finally:
         writer.kill()
         writer.wait()
-    assert (done.returncode, done.stdout) == (0, "[False, True]\n"), done.stderr
+    assert done.returncode == 0, done.stderr
 
 
 # -- what is watched goes away --------------------------------------------------------------------
