@@ -432,41 +432,6 @@ def test_something_in_the_place_of_the_program(field: Field) -> None:
     assert (mirror / "tree/x/save").exists()
 
 
-@pytest.fixture
-def small_disk() -> Iterator[Field]:
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount")
-    with Field() as field:
-        projects = field.server_home / "data/projects"
-        projects.mkdir(parents=True, mode=0o700)
-        for directory in (field.server_home, field.server_home / "data", projects):
-            directory.chmod(0o700)
-        mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", str(projects)]
-        if subprocess.run(mount, capture_output=True).returncode:
-            pytest.skip("mounting is not possible here")
-        try:
-            field.pair()
-            yield field
-        finally:
-            subprocess.run(["umount", "-l", str(projects)], check=True)
-
-
-def test_a_full_disk_starts_nothing_and_keeps_the_old_files(small_disk: Field) -> None:
-    field = small_disk
-    script = field.script("x", "echo old\n")
-    assert field.psync("run", "./x").stdout == b"old\n"
-    before = runs(field)
-    (field.project / "big").write_bytes(os.urandom(3_000_000))
-    script.write_text("#!/bin/sh\necho new\n")
-    line = complaint(field.psync("run", "-A", "big", "./x"), 125)
-    assert "the disk is full on there" in line
-    assert runs(field) == before
-    assert "psync sync" in complaint(field.psync("run", "--no-sync", "./x"), 125)
-    assert (field.mirror() / "tree/x").read_text() == "#!/bin/sh\necho old\n"
-    # what had arrived does not keep the disk full
-    assert field.psync("run", "./x").stdout == b"new\n"
-
-
 # -- peers that speak something else --------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ class MirrorMissing(DestinationError):
 
 
 class DiskFull(DestinationError):
-    """The daemon host has no space left for the files."""
+    """The daemon host has no space left for the files, or not for that user."""
 
 
 class FilesVanished(SyncError):
@@ -132,7 +132,13 @@ def rsync_error(
             hint=f"install rsync {place}, for example: sudo apt install rsync",
         )
     for failure in theirs:
-        if failure.errno in (28, 122):  # ENOSPC, EDQUOT
+        if failure.errno == 122:  # EDQUOT
+            return DiskFull(
+                f"the quota is used up {place}: {failure.reason} for {failure.name}",
+                hint=f"remove something there, not only in {printable(mirror)}, or have the quota "
+                "raised, and run it again",
+            )
+        if failure.errno == 28:  # ENOSPC
             return DiskFull(
                 f"the disk is full {place}: {failure.reason} for {failure.name}",
                 hint=f"free some space there (df -h {printable(mirror)}) and run it again",
