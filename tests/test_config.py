@@ -207,7 +207,10 @@ def test_an_unknown_target_is_named_with_its_origin(home: Home) -> None:
         ("\n[sync]\ninclde = []", "3: sync.inclde: unknown key; did you mean sync.include?"),
         ("include = []", "1: include: unknown key; did you mean sync.include?"),
         ("[run]\ninclude = []", "2: run.include: unknown key; did you mean sync.include?"),
-        ("[targets.a]\ntransport = 'tcp'", "2: targets.a.transport: 'tcp' is neither ssh nor websocket"),
+        (
+            "[targets.a]\ntransport = 'tcp'",
+            "2: targets.a.transport: 'tcp' is neither ssh nor websocket",
+        ),
         ("hots = 1", "1: hots: unknown key; did you mean targets.NAME.host?"),
         ("[targets.a]\nhots = 'x'", "2: targets.a.hots: unknown key; did you mean targets.a.host?"),
         ("zzz = 1", "1: zzz: unknown key; known here: target, targets, sync, run"),

@@ -9,6 +9,7 @@ import shutil
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -424,7 +425,7 @@ async def test_losing_rights_ends_transfers(home: Home) -> None:
         while other.refused is None:  # the mirror is not there; that is said until the list is read
             other = Channel(guest)
             other.open(TAKES, args(Path(home.paths.projects) / "mine"))
-            await guest.wait(lambda other=other: other.over)
+            await guest.wait(partial(getattr, other, "over"))
         assert other.refused.code == "refused"
         assert "may not use the project" in other.refused.message
         assert not channel.over

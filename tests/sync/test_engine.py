@@ -192,6 +192,7 @@ def test_a_link_on_which_nothing_moves_is_given_up_and_replaced(
         assert sync.wait().files == 1
     finally:
         os.kill(master, signal.SIGKILL)
+    wait_until(lambda: not processes_naming("stalling rsync"))
     assert world.mirrored()["tree/big"] == (world.root / "big").read_bytes()
 
 

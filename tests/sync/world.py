@@ -166,7 +166,7 @@ class Going:
         self.sync.cancel()
 
     def wait(self) -> Summary:
-        return self._done.result(timeout=120)
+        return self._done.result(timeout=280)  # rsync gives a stalled link up after 120
 
 
 def shared(sshd: PrivateSSHD, directory: Path) -> SharedConnection:
