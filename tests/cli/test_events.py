@@ -84,7 +84,15 @@ def test_nobody_elses_words_make_an_endless_line(read: Read) -> None:
     report(PsyncError("y" * 1_000_000, hint="z" * 1_000_000))
     first, second = read()
     assert len(first["message"]) == LONGEST + 1
-    assert len(second["message"]) == len(second["hint"]) == LONGEST
+    assert len(second["message"]) == len(second["hint"]) == LONGEST + 1
+
+
+def test_of_a_long_line_the_beginning_and_the_end_are_said(read: Read) -> None:
+    report(PsyncError("/src/" + "\n" * 10_000 + " is too long", hint="shorten it"))
+    (only,) = read()
+    assert only["message"].startswith("/src/\\n\\n")
+    assert only["message"].endswith("\\n\\n is too long")
+    assert len(only["message"]) == LONGEST + 1
 
 
 @pytest.mark.parametrize(

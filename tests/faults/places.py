@@ -7,7 +7,7 @@
         assert place.psync("sync").returncode == 0
         assert (place.tree / "data").read_bytes() == b"x"
 
-Each has a mirror of its own, so that tests can share the daemon, and what they mount goes with them.
+Each has a mirror of its own, so that tests can share the daemon.
 """
 
 from __future__ import annotations

@@ -49,9 +49,7 @@ def say(text: str, *, wait: bool = True, event: str = "message", **fields: Value
         event: what happened.
         fields: of the event, besides the message; not for people.
     """
-    shown = printable(text[: LONGEST + 1])
-    if len(shown) > LONGEST:
-        shown = f"{shown[:LONGEST]}…"
+    shown = _shown(text)
     if events.is_json():
         events.emit(event, wait=wait, message=shown, **fields)
         return
@@ -60,6 +58,20 @@ def say(text: str, *, wait: bool = True, event: str = "message", **fields: Value
         events.write(2, line, wait=wait)
     except OSError:
         return  # nobody reads it; psync's own words are never a reason to fail
+
+
+def _shown(text: str) -> str:
+    """Return a text made harmless and not too long.
+
+    What is left out is its middle: what failed stands at the beginning, why and what helps at the
+    end, and a path of thousands of bytes in between.
+    """
+    return _cut(printable(_cut(text)))  # making it harmless makes it longer
+
+
+def _cut(text: str) -> str:
+    half = LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[:half]}…{text[-half:]}"
 
 
 class _Drawn:
@@ -136,8 +148,8 @@ def report(error: PsyncError) -> int:
         events.emit(
             "error",
             code=error.code,
-            message=printable(error.message[:LONGEST]),
-            hint=printable(error.hint[:LONGEST]),
+            message=_shown(error.message),
+            hint=_shown(error.hint),
             exit_status=error.exit_status,
         )
     else:

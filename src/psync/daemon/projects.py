@@ -151,7 +151,11 @@ class Projects:
             raise Refused(f"{printable(path)} is not a path in a project's mirror")
         absolute = os.path.join(directory, os.fsdecode(path))
         if len(os.fsencode(absolute)) > LONGEST_PATH:
-            raise Refused(f"{len(path)} bytes are more than a path in a project's mirror may have")
+            raise Refused(
+                f"the mirror {printable(directory)} makes a path of {len(os.fsencode(absolute))} "
+                f"bytes, and {LONGEST_PATH} is the most: {printable(path)}",
+                hint="shorten it, or the path of the mirrors (projects in server.toml there)",
+            )
         _check_inside(directory, os.path.dirname(absolute) if len(parts) > 1 else absolute, path)
         return absolute
 

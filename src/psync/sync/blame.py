@@ -24,7 +24,7 @@ class DiskFull(DestinationError):
 
 
 class FilesVanished(SyncError):
-    """Files that were to be sent went away meanwhile; looking again finds what is there now."""
+    """Files that were to be sent went away or shrank; looking again finds what is there now."""
 
 
 _SHOWN = 5  # files named in one message
@@ -243,7 +243,7 @@ def _not_sent(failures: list[_Failure]) -> SyncError:
     named = [f"{failure.name} ({failure.reason})" for failure in failures[:_SHOWN]]
     more = f" and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
     message = f"could not send {', '.join(named)}{more}"
-    if all(failure.errno == 2 for failure in failures):
+    if all(failure.errno in (2, 61) for failure in failures):  # ENOENT; ENODATA: it has shrunk
         hint = "wait until the build is done, or correct what is to be sent"
         return FilesVanished(message, hint=hint)
     return SyncError(message, hint="make them readable, or do not send them")
