@@ -48,12 +48,13 @@ class Noting(NoKeeper):
             wanted = {*names, *(name.rstrip(b"/") for name in names)}
             old = self._notes[base]
             for name, one in old.items():
-                if name not in wanted:
+                if name not in wanted and one:
                     assert one == now.get(name), f"{name!r} was changed behind psync's back"
         self.begun = False
         self.bases.append(base or "")
         seal = f"seal-{len(self.bases)}"
-        self._notes = {seal: now}
+        # of what was not there when it was told, the daemon tells ever after
+        self._notes = {seal: {**dict.fromkeys(names, ()), **now}}
         return seal
 
     def lose(self) -> None:
@@ -142,6 +143,37 @@ def test_only_what_changed_is_named_to_rsync(kept: Kept) -> None:
     assert kept.keeper.bases[-1]
     kept.same()
     assert kept.sync().skipped
+
+
+@pytest.mark.parametrize("kind", ["link", "special file"])
+def test_what_is_never_sent_is_told_of_once_and_starts_no_more_rsync(kept: Kept, kind: str) -> None:
+    path = kept.world.root / "d/e"
+    if kind == "link":
+        path.symlink_to("/etc/passwd")
+    else:
+        os.mkfifo(path)
+    told = kept.world.warnings
+    assert kept.sync().files == 0
+    assert len(told) == 1 and "d/e" in told[0]
+    for _ in range(2):
+        assert kept.sync().skipped
+    assert len(told) == 1
+
+
+def test_what_was_sent_and_is_never_sent_now_is_removed(kept: Kept) -> None:
+    path, copy = kept.world.root / "link", kept.world.mirror / "tree/link"
+    path.symlink_to("a")
+    kept.sync()
+    assert copy.is_symlink()
+    path.unlink()
+    path.symlink_to("/etc/passwd")
+    assert kept.sync().removed == 1
+    assert not copy.is_symlink()
+    assert kept.sync().skipped
+    path.unlink()
+    path.symlink_to("b")
+    kept.sync()
+    assert os.readlink(copy) == "b"
 
 
 def test_what_is_gone_is_removed_without_asking_for_the_mark(kept: Kept) -> None:

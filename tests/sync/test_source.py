@@ -101,6 +101,23 @@ def test_what_is_gone_or_another_kind_of_thing_does_too(world: World) -> None:
     assert source.refresh([path(world, "d")])
 
 
+def test_what_is_never_sent_is_judged_by_all_there_is(world: World) -> None:
+    world.file("a")
+    (world.root / "link").symlink_to("a")
+    (world.root / "out").symlink_to("/etc/passwd")
+    source = looked(world)
+    (part,) = source.parts
+    assert part.never == {b"out"} and b"out" in part.entries
+    assert b"tree/link" in source.names() and b"tree/out" not in source.names()
+    assert source.refresh([path(world, "out"), path(world, "link")])
+    for name, target in (("link", "/etc/passwd"), ("out", "a"), ("new", "..")):
+        (world.root / name).unlink(missing_ok=True)
+        (world.root / name).symlink_to(target)
+        assert not source.refresh([path(world, name)])
+        source.look()
+        assert source.refresh([path(world, name)])
+
+
 def test_before_the_first_look_nothing_is_known(world: World) -> None:
     assert not Source(world.plan(), os.environ).refresh([])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from psync.errors import DestinationError
-from psync.sync.staging import MUNGED, NotAskedFor, Placed, Staging, leaves
+from psync.sync.staging import MUNGED, NotAskedFor, Placed, Staging
 from psync.sync.wanted import Wanted
 
 EVERYTHING = Wanted([b"."])
@@ -128,27 +128,6 @@ def test_modes_are_harmless(into: Into) -> None:
         write(came / "root", mode=0o6777)
         into.place(staging, came)
     assert stat.S_IMODE((into.path / "root").stat().st_mode) == 0o755
-
-
-@pytest.mark.parametrize(
-    ("path", "target", "out"),
-    [
-        (b"a", b"b", False),
-        (b"a", b"b/c", False),
-        (b"x/a", b"../b", False),
-        (b"x/y/a", b"../../b", False),
-        (b"a", b".", False),
-        (b"a", b"..", True),
-        (b"a", b"../into/b", True),
-        (b"x/a", b"../../b", True),
-        (b"x/a", b"d/..", True),  # which is above wherever d leads to
-        (b"a", b"/etc", True),
-        (b"a", b"", True),
-        (b"x/a", b"./.././b", False),
-    ],
-)
-def test_links_that_lead_out(path: bytes, target: bytes, out: bool) -> None:
-    assert leaves(path, target) is out
 
 
 def test_links_that_lead_out_are_left_out_and_named(into: Into) -> None:

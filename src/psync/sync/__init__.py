@@ -7,6 +7,7 @@
     ignore.py       patterns as in .gitignore (pure)
     rules.py        which patterns count in a directory
     listing.py      which files a directory holds that is to be sent
+    kinds.py        what is never sent for what it is
     why.py          why a path is sent or is not
     manifest.py     what earlier syncs brought, and what of it is gone here
     tools.py        which rsync there is, and whether it is new enough

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import msgspec
 
 from psync.errors import Interrupted, SyncError
+from psync.sync.kinds import never_sent
 from psync.sync.plan import SyncPlan, Tree
 from psync.sync.project import VCS
 from psync.sync.rules import Rules, Scope
@@ -44,14 +45,16 @@ class Listing(msgspec.Struct, frozen=True):
     Attributes:
         entries: files, links and directories with nothing in them, relative to the tree's base,
             sorted.
+        never: links and special files that belong to them and are never sent.
         directories: all directories that are sent, relative to the base, sorted; ``b"."`` is none.
         scope: the directories that were listed, relative to the base.
         mounts: those of ``directories`` and ``scope`` at which a file system is mounted.
         warnings: what is to be told, for people.
-        stats: what each of ``entries`` and ``directories`` is like.
+        stats: what each of ``entries``, ``never`` and ``directories`` is like.
     """
 
     entries: tuple[bytes, ...] = ()
+    never: frozenset[bytes] = frozenset()
     directories: tuple[bytes, ...] = ()
     scope: tuple[bytes, ...] = ()
     mounts: tuple[bytes, ...] = ()
@@ -111,7 +114,9 @@ def list_tree(
             files[entry] = found
     empty = {name: look_at(os.path.join(tree.base, name)) for name in tree.empty}
     if not named:
-        return Listing(entries=tuple(sorted({*files, *empty})), stats={**files, **empty})
+        stats = {**files, **empty}
+        never = never_sent(tree.base, stats)
+        return Listing(entries=tuple(sorted(stats.keys() - never)), never=never, stats=stats)
     rules = Rules(root, exclude, environ, cancelled)
     walk = _Walk(tree.base, rules, cancelled)
     walk.files.update(files)
@@ -123,13 +128,16 @@ def list_tree(
     walk.leaves.discard(b".")  # for rsync that means all it holds
     entries = walk.files | walk.leaves
     directories = walk.directories - {b"."}
+    stats = {name: walk.stats[name] for name in entries | directories}
+    never = never_sent(tree.base, stats)
     return Listing(
-        entries=tuple(sorted(entries)),
+        entries=tuple(sorted(entries - never)),
+        never=never,
         directories=tuple(sorted(directories)),
         scope=tuple(named),
         mounts=tuple(sorted(walk.mounts)),
         warnings=tuple(walk.warnings),
-        stats={name: walk.stats[name] for name in entries | directories},
+        stats=stats,
     )
 
 

@@ -136,10 +136,14 @@ class Manifest:
             inode: of the project's root.
         """
         now = {*listing.entries, *(name + b"/" for name in listing.directories)}
+
+        def is_gone(name: bytes) -> bool:
+            return name in listing.never or _is_gone(tree.base, name)
+
         gone = [
             name
             for name in self.header.named
-            if name not in now and _is_gone(tree.base, name) and _stands(tree.base, name)
+            if name not in now and is_gone(name) and _stands(tree.base, name)
         ]
         kept: list[tuple[int, str]] = []
         if listing.scope:
@@ -149,7 +153,7 @@ class Manifest:
                 found = [
                     name
                     for name in self.names
-                    if name not in now and _covers(scope, name) and _is_gone(tree.base, name)
+                    if name not in now and _covers(scope, name) and is_gone(name)
                 ]
                 shown = tree.base if scope == b"." else os.path.join(tree.base, scope)
                 if found and scope not in filled:

@@ -31,7 +31,8 @@ class Part(msgspec.Struct, frozen=True):
 
     Attributes:
         tree: where it lies.
-        entries: what is listed of it when all of it is sent.
+        entries: what is listed of it for rsync when all of it is sent.
+        never: of that, what rsync only warns of: links that leave the project, special files.
         links: of what was named, the links that are followed.
         stats: what every path is like, links and directories too.
     """
@@ -40,6 +41,7 @@ class Part(msgspec.Struct, frozen=True):
     entries: tuple[bytes, ...]
     links: tuple[bytes, ...]
     stats: Mapping[bytes, Stat]
+    never: frozenset[bytes] = frozenset()
 
 
 class Selection(msgspec.Struct, frozen=True):
@@ -109,10 +111,10 @@ def _select(
         tree, stats = part.tree, part.stats
         before = known.parts.get(tree.destination, {})
         changed = differing(stats, before)
-        touched = {name for name in there.get(tree.destination, ()) if name in stats}
+        touched = {name for name in there.get(tree.destination, ()) if name in stats} - part.never
         links = set(part.links)
         wanted = changed | touched if partial else {*part.entries, *links}
-        names += [tree.destination + b"/" + name for name in wanted]
+        names += [tree.destination + b"/" + name for name in wanted - part.never]
         doubts = {name for name in changed if doubtful(name, stats, before)} | touched
         doubts = wanted if by_content else doubts.intersection(wanted)
         sizes = {name: _size(stats.get(name, ())) for name in wanted}
@@ -145,11 +147,11 @@ def merge(known: Known, now: Parts, gone: Iterable[bytes]) -> Parts:
         gone: paths in the mirror that it removed.
     """
     parts = known.parts
-    for part, stats in now.items():
-        parts.setdefault(part, {}).update(stats)
-    for name in gone:
+    for name in gone:  # first: something else may have taken its place
         part, _, rest = name.partition(b"/")
         parts.get(part, {}).pop(rest.rstrip(b"/"), None)
+    for part, stats in now.items():
+        parts.setdefault(part, {}).update(stats)
     return parts
 
 

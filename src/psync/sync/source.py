@@ -13,6 +13,7 @@ import msgspec
 from psync.errors import Interrupted
 from psync.sync import git
 from psync.sync.keeper import nameable
+from psync.sync.kinds import never_sent
 from psync.sync.known import Known
 from psync.sync.listing import (
     RESERVED,
@@ -88,6 +89,7 @@ class Source:
             os.path.join(part.tree.destination, name)
             for part in self.parts
             for name in part.entries
+            if name not in part.never
         )
 
     def part_of(self, paths: Collection[bytes]) -> Part | None:
@@ -180,6 +182,8 @@ class Source:
             if not now or (len(now) == 1) != (len(before) == 1):
                 return None
             if now != before:
+                if name in part.never:
+                    return None
                 changed[name] = now
         if new:
             found = list_new(
@@ -194,7 +198,7 @@ class Source:
             if len(left_out) > MOST_LEFT_OUT:
                 left_out.clear()
             left_out.update(self._left_out_for_good(part, new.difference(changed)))
-        return changed
+        return None if never_sent(part.tree.base, changed) else changed
 
     def _left_out_for_good(self, part: Part, names: Collection[bytes]) -> set[bytes]:
         """Return which of the names are directories in which nothing will ever be that is sent.
@@ -235,7 +239,8 @@ class Source:
         self._listings[tree.destination] = listing
         stats = self._stats[tree.destination] = dict(listing.stats)
         stats.update((name, _behind(os.path.join(tree.base, name))) for name in links)
-        return Part(tree, listing.entries, links, stats)
+        entries = tuple(sorted((*listing.entries, *listing.never)))
+        return Part(tree, entries, links, stats, listing.never)
 
 
 class Looking:

@@ -23,6 +23,7 @@ from typing import Self
 import msgspec
 
 from psync.errors import DestinationError, Fault, SyncError
+from psync.sync.kinds import leaves
 from psync.sync.listing import PARTIAL_NAME
 from psync.sync.wanted import ABOVE, STRANGE, Wanted
 from psync.text import printable
@@ -254,19 +255,6 @@ class Staging:
             on_placed(Placed(path, status.st_size))
         except OSError as error:
             on_left(path, _why_not(error), True)
-
-
-def leaves(path: bytes, target: bytes) -> bool:
-    """Whether a link at a relative path may lead out of the directory that the path is below.
-
-    ``..`` may only stand at the beginning of its target: elsewhere it goes up from wherever another
-    link leads to.
-    """
-    parts = [part for part in target.split(b"/") if part not in (b"", b".")]
-    up = 0
-    while up < len(parts) and parts[up] == b"..":
-        up += 1
-    return not target or target.startswith(b"/") or b".." in parts[up:] or up > path.count(b"/")
 
 
 def _open_below(

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import msgspec
 
 from psync.sync import git
-from psync.sync.listing import RESERVED
+from psync.sync.kinds import never_sent
+from psync.sync.listing import RESERVED, look_at
 from psync.sync.plan import SyncPlan, Tree
 from psync.sync.rules import Rules, Scope
 from psync.text import printable
@@ -77,11 +78,11 @@ def _inside(
             out = rules.leaves_out(scope, here)
         if out:
             return Reason(False, _blame(rules, before, here, environ))
-    if os.path.islink(path):
-        target = os.path.join(os.path.dirname(path), os.readlink(path))
-        away = os.path.relpath(os.path.normpath(target), tree.base).split(b"/")[0] == b".."
-        if os.readlink(path).startswith(b"/") or away:
+    name = os.path.relpath(path, tree.base)
+    if never_sent(tree.base, {name: look_at(path)}):
+        if os.path.islink(path):
             return Reason(False, "it is a link that leaves the project")
+        return Reason(False, "it is not a regular file")
     return Reason(True, f"{printable(top)} is sent, and nothing leaves it out")
 
 
