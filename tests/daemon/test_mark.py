@@ -7,6 +7,7 @@ import resource
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from psync.daemon import mark
@@ -28,6 +29,21 @@ def test_it_is_there_until_it_is_taken(tmp_path: Path) -> None:
     assert not unfinished(str(tmp_path))
     with pytest.raises(FileNotFoundError):
         take_mark(str(tmp_path))
+
+
+def test_it_tells_since_when_no_sync_has_ended(tmp_path: Path) -> None:
+    for _ in range(2):
+        set_mark(str(tmp_path))
+        first = take_mark(str(tmp_path))
+        assert first is not None
+        assert first.broken is None
+    set_mark(str(tmp_path))
+    at = msgspec.json.decode((tmp_path / MARK).read_bytes(), type=Begun).at
+    for _ in range(2):
+        set_mark(str(tmp_path))
+    last = take_mark(str(tmp_path))
+    assert last is not None
+    assert last.broken == at <= last.at
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"\xff", b"[" * 5000, b'{"at":1'])

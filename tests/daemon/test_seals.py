@@ -362,3 +362,28 @@ async def test_few_notes_are_kept_in_memory(mirror: Path) -> None:
     assert len(known._projects) == seals.MOST_KEPT
     assert all(not project.users for project in known._projects.values())
     await known.close()
+
+
+async def test_what_a_broken_sync_left_is_removed_by_the_end_of_the_next(mirror: Path) -> None:
+    known = Seals()
+    known.begin(str(mirror))
+    (mirror / "tree/d/.psync-partial").mkdir()
+    (mirror / "tree/d/.psync-partial/half").touch()
+    (mirror / "tree/d/.b.ab12CD").touch(0o600)
+    (mirror / "outside/.psync-partial").touch()  # what an rsync may leave that is told to end
+    known = Seals()
+    known.begin(str(mirror))
+    assert (mirror / "tree/d/.psync-partial/half").exists()  # the next one may go on with it
+    known.finish(str(mirror))
+    seal = await known.end(str(mirror), "", ())
+    assert not [*mirror.rglob(".psync-partial"), *mirror.rglob(".b.*")]
+    assert await changed(mirror, known, seal) == set()
+    assert (mirror / "tree/d/b").exists()
+
+
+async def test_nobody_looks_for_what_no_sync_has_left(mirror: Path) -> None:
+    known = Seals()
+    await synced(mirror, known)
+    (mirror / "tree/.psync-partial").mkdir()
+    await synced(mirror, known)
+    assert (mirror / "tree/.psync-partial").exists()

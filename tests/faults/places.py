@@ -127,7 +127,9 @@ class Place:
     def check(self) -> None:
         """Sync, and compare both sides."""
         self.good("sync")
-        assert self.mirrored() == self.sent()
+        there, here = self.mirrored(), self.sent()
+        differing = {name for name in {*there, *here} if there.get(name) != here.get(name)}
+        assert not differing, sorted(differing)
 
     def daemon(self) -> int:
         """Return the process ID of the daemon."""

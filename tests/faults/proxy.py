@@ -6,6 +6,7 @@
         proxy.stall(); proxy.flow()       # nothing moves, nobody is told; then it does again
         proxy.refuse(True)                # new connections are reset at once
         proxy.cut_after(4711)             # after so many more bytes towards the client
+        proxy.cut_after_sent(4711)        # the same towards the daemon
         proxy.reorder()                   # the next connection waits until the one after it is made
 
 It runs in the event loop of the test. Bytes are passed on in order and whole; what a cut finds in
@@ -38,6 +39,7 @@ class Proxy:
         rate: bytes per second towards the client over all connections, None as fast as it goes.
         connections: how many were accepted, ever.
         passed: bytes that were passed on towards the client, ever.
+        sent: bytes that were passed on towards the daemon, ever.
         cuts: how many planned cuts have happened.
     """
 
@@ -48,11 +50,14 @@ class Proxy:
         self.rate: float | None = None
         self.connections = 0
         self.passed = 0
+        self.sent = 0
         self.cuts = 0
         self._knock = asyncio.Event()
         self._refusing = False
         self._cut_at: int | None = None
         self._plan: list[int] = []
+        self._sent_cut_at: int | None = None
+        self._sent_plan: list[int] = []
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._held: asyncio.Event | None = None
@@ -98,6 +103,11 @@ class Proxy:
         """Cut when so many more bytes have gone towards the client; then after the next count."""
         self._plan = list(counts)
         self._arm()
+
+    def cut_after_sent(self, *counts: int) -> None:
+        """Cut when so many more bytes have gone towards the daemon; then after the next count."""
+        self._sent_plan = list(counts)
+        self._arm_sent()
 
     def stall(self) -> None:
         """Move nothing any more; connections stay, and new ones are accepted and stay silent."""
@@ -145,6 +155,9 @@ class Proxy:
 
     def _arm(self) -> None:
         self._cut_at = self.passed + self._plan.pop(0) if self._plan else None
+
+    def _arm_sent(self) -> None:
+        self._sent_cut_at = self.sent + self._sent_plan.pop(0) if self._sent_plan else None
 
     def _limit(self, sock: socket.socket) -> None:
         if self._buffer is not None:
@@ -201,6 +214,16 @@ class Proxy:
                     return
                 await self._pace(len(data))
                 self.passed += len(data)
+            else:
+                if self._sent_cut_at is not None and self.sent + len(data) >= self._sent_cut_at:
+                    data = data[: self._sent_cut_at - self.sent]
+                    await loop.sock_sendall(sink, data)
+                    self.sent += len(data)
+                    self.cuts += 1
+                    self.cut()
+                    self._arm_sent()
+                    return
+                self.sent += len(data)
             if not data:
                 sink.shutdown(socket.SHUT_WR)
                 return

@@ -31,11 +31,14 @@ class Begun(msgspec.Struct, frozen=True):
         offset: between the host's clock and the time since its start, in nanoseconds; it changes
             only when somebody sets the clock.
         boot: tells this start of the host from others.
+        broken: where the syncs before have not ended, ``at`` of the first one: what they left
+            unfinished may be there.
     """
 
     at: int
     offset: int
     boot: str
+    broken: int | None = None
 
     def by(self, now: int) -> int | None:
         """Return the time from which on a file's times say nothing, None if that is all time.
@@ -61,7 +64,12 @@ def set_mark(directory: str) -> None:
     """
     top = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
     try:
-        begun = Begun(file_clock(top), _offset(), boot())
+        now = file_clock(top)
+        broken = None
+        if unfinished(directory):
+            before = _read(f"{directory}/{MARK}")
+            broken = now if before is None else min(before.at, before.broken or before.at)
+        begun = Begun(now, _offset(), boot(), broken)
         new = f"{MARK}.new"
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _FLAGS, 0o600, dir_fd=top)
         try:
@@ -83,14 +91,17 @@ def take_mark(directory: str) -> Begun | None:
         OSError: it cannot be removed.
     """
     path = f"{directory}/{MARK}"
-    begun = None
-    try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | _FLAGS), "rb") as file:
-            begun = msgspec.json.decode(file.read(_LONGEST), type=Begun)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        pass
+    begun = _read(path)
     os.unlink(path)
     return begun
+
+
+def _read(path: str) -> Begun | None:
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | _FLAGS), "rb") as file:
+            return msgspec.json.decode(file.read(_LONGEST), type=Begun)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _offset() -> int:

@@ -7,7 +7,8 @@ import os
 import msgspec
 
 from psync.daemon.projects import Marker
-from psync.daemon.rsyncgate import PARTIAL_DIR, Denied, Job
+from psync.daemon.rsyncgate import Denied, Job
+from psync.daemon.unfinished import remove_unfinished
 from psync.text import printable
 
 MISSING = 11
@@ -93,15 +94,9 @@ def discard_unfinished(root: str, project: str, client: str) -> None:
 
     Raises as ``open_mirror``.
     """
-    import shutil
-
-    name = os.fsdecode(PARTIAL_DIR)
     mirror = open_mirror(root, project, client)
     try:
-        for _, directories, _, above in os.fwalk(".", dir_fd=mirror):
-            if name in directories:
-                directories.remove(name)
-                shutil.rmtree(name, ignore_errors=True, dir_fd=above)
+        remove_unfinished(mirror)
     finally:
         os.close(mirror)
 

@@ -40,6 +40,7 @@ from psync.daemon.look import (
 from psync.daemon.mark import MARK, Begun, set_mark, take_mark, unfinished
 from psync.daemon.note import Note, NoteDamaged, read_note, remove, write_note
 from psync.daemon.tasks import Tasks
+from psync.daemon.unfinished import remove_unfinished
 from psync.errors import DestinationError
 from psync.protocol.messages import MOST_NAMES, NAMES_BYTES
 from psync.text import printable
@@ -140,7 +141,7 @@ class Seals:
             ) from error
 
     async def end(self, directory: str, base: str, names: Collection[bytes]) -> str:
-        """Note what the mirror is like after a sync.
+        """Note what the mirror is like after a sync, and remove what one before left unfinished.
 
         Args:
             directory: the project's.
@@ -153,6 +154,8 @@ class Seals:
         """
         begun = self._begun.get(directory)
         asked = (begun, base, tuple(names))
+        if begun is not None and (since := begun.broken) is not None:
+            await self._thread(lambda _: _discard(directory, since))
         async with self._use(directory) as project:
             kept = project.note
             if kept is not None and project.asked == asked:
@@ -267,6 +270,18 @@ class Seals:
             if not done.cancelled():
                 done.exception()  # of no interest
             raise
+
+
+def _discard(directory: str, since: int) -> None:
+    """Remove what syncs have left unfinished, as far as possible: nobody goes on with it."""
+    try:
+        top = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        remove_unfinished(top, since)
+    finally:
+        os.close(top)
 
 
 def _make(

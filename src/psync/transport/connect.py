@@ -240,7 +240,8 @@ def _look(
                     return None
             except TimeoutError:
                 return ConnectError(
-                    f"the connection to {_name(where)} was cut while it was being made"
+                    f"the connection to {_name(where)} was cut while it was being made",
+                    hint="run it again",
                 )
     except (OSError, ValueError) as error:
         found = explain(error, _name(where)) if isinstance(error, Exception) else None
