@@ -156,6 +156,23 @@ class Place:
                 found.append(int(name))
         return found
 
+    def log_rsyncs(self) -> None:
+        """Have the rsyncs of this machine counted that a client starts."""
+        directory = self.field.directory / "bin"
+        directory.mkdir(exist_ok=True)
+        here = self.field.env["PATH"].removeprefix(f"{directory}:")
+        real = shutil.which("rsync", path=here)
+        rsync = directory / "rsync"
+        rsync.write_text(f'#!/bin/sh\necho >> "{directory}/count"\nexec {real} "$@"\n')
+        rsync.chmod(0o755)
+        (directory / "count").touch()
+        if not self.field.env["PATH"].startswith(f"{directory}:"):
+            self.field.env["PATH"] = f"{directory}:{self.field.env['PATH']}"
+
+    def rsyncs_started(self) -> int:
+        """Return how many were started since ``log_rsyncs``."""
+        return len((self.field.directory / "bin/count").read_bytes())
+
     def freeze(self) -> list[int]:
         """Wait for an rsync that works in the mirror, and stop all of it: it cannot end now."""
         wait_until(lambda: self.rsyncs(there=True))

@@ -143,6 +143,20 @@ def test_a_program_that_is_replaced_while_it_runs(place: Place) -> None:
     assert (old.returncode, rest) == (0, b"still here\n"), said
 
 
+def test_a_file_with_holes(place: Place) -> None:
+    """Disk images and core files: there, too, they take up what is in them."""
+    path = place.root / "image"
+    path.write_bytes(b"begin")
+    os.truncate(path, 8 * MIB)
+    place.check()
+    assert (place.tree / "image").stat().st_blocks * 512 < MIB
+    with path.open("r+b") as file:
+        file.seek(3 * MIB)
+        file.write(b"more")
+    place.check()
+    assert (place.tree / "image").stat().st_blocks * 512 < MIB
+
+
 def test_names(place: Place) -> None:
     (place.root / "psync.toml").write_text('[sync]\ninclude = ["."]\n')
     for name in NAMES:

@@ -6,7 +6,7 @@ import os
 import random
 from pathlib import Path
 
-from psync.sync.sample import FILES, PIECE, compressed_ratio
+from psync.sync.sample import FILES, HOLES, PIECE, compressed_ratio, has_holes
 
 NOISE = random.Random(3).randbytes(300_000)
 TEXT = b"".join(b"line %d of a text\n" % number for number in range(20_000))
@@ -57,3 +57,15 @@ def test_what_cannot_be_read_tells_nothing(tmp_path: Path) -> None:
     assert compressed_ratio([gone, *listed(text)]) == compressed_ratio(listed(text))
     # it has become shorter since it was listed
     assert compressed_ratio([(os.fsencode(write(tmp_path / "cut", b"")), 5000)]) == 1.0
+
+
+def test_holes_count_where_they_save_much(tmp_path: Path) -> None:
+    whole, hollow, little = (tmp_path / name for name in ("whole", "hollow", "little"))
+    write(whole, bytes(4 * HOLES))
+    for path, size in ((hollow, 4 * HOLES), (little, HOLES // 2)):
+        path.touch()
+        os.truncate(path, size)
+    assert has_holes(listed(whole, hollow))
+    assert not has_holes(listed(whole, little))
+    hollow.unlink()
+    assert not has_holes([(os.fsencode(hollow), 4 * HOLES)])

@@ -27,6 +27,7 @@ from psync.sync.rsync import (
     removal_argv,
     rsync_argv,
 )
+from psync.sync.sample import has_holes
 from psync.sync.selection import Part, Selection
 from psync.sync.tools import find_rsync
 from psync.text import printable
@@ -60,6 +61,7 @@ class _Ready(msgspec.Struct, frozen=True):
     base: bytes
     destination: bytes
     remote: Remote | None
+    sparse: bool
     transfer: Transfer
 
     def fits(self, tree: Tree) -> bool:
@@ -108,6 +110,7 @@ class Delivery:
         self._cancelled = False
         self._tally: Tally | None = None
         self._biggest: tuple[tuple[bytes, int], ...] = ()
+        self._sparse = False
         self._link: Link | None = None
         self._choice: Choice | None = None
         self._files = self._bytes = self._removed = 0
@@ -180,11 +183,11 @@ class Delivery:
             tree: any of it may be sent.
             biggest: of what is likely to be sent, the biggest files; absolute paths and sizes.
         """
-        self._biggest = biggest
+        self._biggest, self._sparse = biggest, has_holes(biggest)
         remote = self._chosen(self._endpoint.remote())
-        argv, _ = rsync_argv(tree, rsync=self._rsync, mirror=self._mirror, remote=remote, dry=False)
+        argv, _ = self._argv(tree, remote)
         transfer = self._start(argv, None, remote, part=tree.destination)
-        self._ready = _Ready(tree.base, tree.destination, remote, transfer)
+        self._ready = _Ready(tree.base, tree.destination, remote, self._sparse, transfer)
         self._choice = None
 
     def carry_out(self, selection: Selection, records: Sequence[Record]) -> tuple[bytes, ...]:
@@ -194,7 +197,7 @@ class Delivery:
             PsyncError: as ``Sync.wait``. Transfers may still be running: see ``stop``.
         """
         self._trusted = selection.partial
-        self._biggest = selection.biggest
+        self._biggest, self._sparse = selection.biggest, has_holes(selection.biggest)
         if self._on_progress is not None:
             # What rsync only compares is no part of what it sends, and how much it is nobody knows.
             new = not any(record.manifest.header.placed for record in records)
@@ -280,19 +283,26 @@ class Delivery:
     def _send_one(self, tree: Tree) -> Transfer:
         ready, self._ready = self._ready, None
         if ready is not None:
-            if ready.fits(tree) and self._chosen(ready.remote) == ready.remote:
-                _, feed = rsync_argv(
-                    tree, rsync=self._rsync, mirror=self._mirror, remote=ready.remote
-                )
+            chosen = self._chosen(ready.remote) == ready.remote and self._sparse == ready.sparse
+            if ready.fits(tree) and chosen:
+                _, feed = self._argv(tree, ready.remote)
                 ready.transfer.give(feed)
                 return ready.transfer
             self._ready = ready
             self._drop_ready()
         remote = self._chosen(self._endpoint.remote())
-        argv, feed = rsync_argv(
-            tree, rsync=self._rsync, mirror=self._mirror, remote=remote, dry=self._dry
-        )
+        argv, feed = self._argv(tree, remote)
         return self._start(argv, feed, remote, part=tree.destination)
+
+    def _argv(self, tree: Tree, remote: Remote | None) -> tuple[list[str | bytes], bytes]:
+        return rsync_argv(
+            tree,
+            rsync=self._rsync,
+            mirror=self._mirror,
+            remote=remote,
+            dry=self._dry,
+            sparse=self._sparse,
+        )
 
     def _drop_ready(self) -> None:
         ready, self._ready = self._ready, None

@@ -110,7 +110,13 @@ class Summary(msgspec.Struct, frozen=True):
 
 
 def rsync_argv(
-    tree: Tree, *, rsync: str, mirror: bytes, remote: Remote | None, dry: bool = False
+    tree: Tree,
+    *,
+    rsync: str,
+    mirror: bytes,
+    remote: Remote | None,
+    dry: bool = False,
+    sparse: bool = False,
 ) -> tuple[list[str | bytes], bytes]:
     """Return rsync's command line and what it reads on stdin.
 
@@ -120,11 +126,13 @@ def rsync_argv(
         mirror: absolute path of the project's directory on the other side.
         remote: how to get there, None where it is this machine.
         dry: only say what would be sent.
+        sparse: where a file holds nothing but zeros, take up no room for it.
     """
     argv: list[str | bytes] = [rsync, *_OPTIONS, *(_DRY if dry else [])]
     # Only what a link points to is looked into by rsync itself; everything else is listed.
     argv += ["-r", "--copy-links"] if tree.follow else ["--dirs", "--links", "--safe-links"]
     argv += ["--checksum"] if tree.checksum else []
+    argv += ["--sparse"] if sparse else []
     argv += [b"--exclude=" + name for name in VCS]
     # "./" keeps a name that begins with "-", "#" or ";" from meaning anything.
     entries = [b"." if name == b"." else b"./" + name for name in (*tree.entries, *tree.empty)]

@@ -1,4 +1,4 @@
-"""How well files can be compressed, judged by a few pieces of the biggest ones."""
+"""How well files can be compressed, judged by a few pieces of the biggest ones; and their holes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ PLACES = 3
 PIECE = 16 * 1024
 """Bytes of one piece. Nine of them take 3 ms to compress; half a window of zlib's tells binaries,
 text and pictures apart."""
+
+HOLES = 1 << 20
+"""Bytes that a file has to save by its holes for them to matter. To find them again rsync looks at
+the ends of everything that it writes, which costs next to nothing; the file may be in more pieces
+on the disk, which is why they are left alone where they save little."""
 
 
 def compressed_ratio(files: Iterable[tuple[bytes, int]]) -> float:
@@ -53,3 +58,19 @@ def _pieces(path: bytes, size: int) -> list[bytes]:
         return []
     finally:
         os.close(fd)
+
+
+def has_holes(files: Iterable[tuple[bytes, int]]) -> bool:
+    """Whether one of some files takes up so much less than its size that it pays to keep it so.
+
+    Args:
+        files: absolute paths and sizes.
+    """
+    for path, size in files:
+        try:
+            blocks = os.stat(path).st_blocks
+        except OSError:
+            continue
+        if size - blocks * 512 >= HOLES:
+            return True
+    return False
