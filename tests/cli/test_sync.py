@@ -25,7 +25,8 @@ def test_a_dry_run_lists_and_changes_nothing(field: Field) -> None:
         assert b"send tree/a\n" in done.stdout
         assert b"a.o" not in done.stdout
     assert field.psync("sync").returncode == 0
-    assert field.psync("sync", "-n").stdout == b""
+    done = field.psync("sync", "-n")
+    assert (done.stdout, done.stderr) == (b"", b"psync: there is nothing to send or to remove\n")
     (field.project / "a").unlink()
     (field.project / "b").write_text("b")
     done = field.psync("sync", "-n", "--json")

@@ -86,6 +86,9 @@ def test_ctrl_c_at_the_question_removes_nothing(paired: Field, littered: Path) -
         read_until(process, b"[y/N] ", stderr=True)
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
+        assert process.stderr is not None
+        said = process.stderr.read()
     finally:
         os.close(here)
+    assert said.splitlines()[-1] == (b"psync: interrupted while psync asked; nothing was removed")
     assert "tree/save" in files(littered)

@@ -106,7 +106,10 @@ def test_paths_are_taken_from_where_one_stands(field: Field, mirror: Path) -> No
 def test_what_is_not_there_is_named(field: Field) -> None:
     done = field.psync("pull", "saves", "nothing/here", "*.png")
     assert done.returncode == 125
-    assert "has no nothing/here, *.png; psync pull -n . lists" in done.stderr.decode()
+    assert (
+        "has no nothing/here, *.png; psync pull -n ., with the same --on, lists"
+        in done.stderr.decode()
+    )
     assert b"saves/deep/one" in pulled(field)
     (field.project / "new").mkdir()
     done = field.psync("pull", "x", cwd=field.project / "new")
@@ -126,6 +129,10 @@ def test_a_dry_run_lists(field: Field) -> None:
     assert done.returncode == 0, done.stderr
     assert b"pull saves/deep/one\npull src/main.c\n" in done.stdout
     assert not (field.project / "pulled").exists()
+    assert field.psync("pull", "saves").returncode == 0
+    done = field.psync("pull", "-n", "saves")
+    assert (done.stdout, done.returncode) == (b"", 0)
+    assert done.stderr.startswith(b"psync: nothing new: 1 file in pulled the same already")
 
 
 def test_json_says_what_came(field: Field) -> None:
@@ -181,6 +188,7 @@ def test_interrupted_it_leaves_whole_files(field: Field, mirror: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130, said
+    assert b"while files were pulled; what had arrived whole by then is kept\n" in said
     assert not top.exists()
     assert pulled(field) in ({}, {b"saves/deep/one": b"1\n"})
     (mirror / "big").unlink()

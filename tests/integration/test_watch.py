@@ -97,6 +97,18 @@ def change(field: Field, level: str, name: str = "level") -> None:
     beside.rename(field.project / "data" / name)
 
 
+def test_what_the_configuration_says_now_is_told_not_to_count_yet(field: Field) -> None:
+    build(field, "one")
+    watching = Watching(field, "./game")
+    watching.begun("one")
+    (field.project / "psync.toml").write_text("[run\n")
+    assert "psync.toml has changed" in watching.read("is started again\n")
+    build(field, "two")
+    watching.begun("two")
+    watching.interrupt()
+    assert watching.end() == 130
+
+
 # -- again ----------------------------------------------------------------------------------------
 
 

@@ -65,12 +65,17 @@ class Signals(Routed):
         self.route(number)
 
 
-def run(command: Callable[[Signals], Coroutine[Any, Any, int]], phase: Callable[[], str]) -> int:
+def run(
+    command: Callable[[Signals], Coroutine[Any, Any, int]],
+    phase: Callable[[], str],
+    outcome: Callable[[], str] = lambda: "nothing was started",
+) -> int:
     """Run a command's coroutine to its end; return its exit status.
 
     Args:
         command: gets the signals; cancelled by one as long as it does not route them elsewhere.
         phase: says what is going on, for the message when it is cancelled.
+        outcome: says what that leaves behind, for the same message.
 
     Raises:
         Interrupted: a signal cancelled it.
@@ -97,6 +102,6 @@ def run(command: Callable[[Signals], Coroutine[Any, Any, int]], phase: Callable[
         try:
             return await command(signals)
         except asyncio.CancelledError:
-            raise Interrupted(f"interrupted while {phase()}; nothing was started") from None
+            raise Interrupted(f"interrupted while {phase()}; {outcome()}") from None
 
     return asyncio.run(guarded())

@@ -100,12 +100,13 @@ def main(argv: list[str]) -> int:
             show(_as_json(pulled, plan.into))
         elif options.dry_run:
             show("".join(f"pull {printable(one.name)}\n" for one in pulled.placed))
-        if not options.dry_run:
+        if not options.dry_run or not (options.json or pulled.placed):
             say(_told(pulled, plan.into, place.here))
         return 0
 
     try:
-        return run_loop(bring, lambda: "files were pulled")
+        kept = "what had arrived whole by then is kept"
+        return run_loop(bring, lambda: "files were pulled", lambda: kept)
     finally:
         report.end()
 

@@ -94,14 +94,17 @@ def main(argv: list[str]) -> int:
         return _explain(plan, [os.path.join(place.here, name) for name in options.why])
     report = SyncReport(verbose=True)
     reports = SyncReports(report.progress, report.warning, report.waiting)
+    phase, outcome = "files were sent", "psync sync again sends the rest"
 
     def wanted(surplus: Surplus) -> bool:
+        nonlocal phase, outcome
         report.end()
-        if options.yes:
-            return True
-        if not confirm(_question(surplus), lambda: ahead.cancelled):
-            say("nothing was removed")
-            return False
+        if not options.yes:
+            phase, outcome = "psync asked", "nothing was removed"
+            if not confirm(_question(surplus), lambda: ahead.cancelled):
+                say("nothing was removed")
+                return False
+        phase, outcome = "files were removed", "psync sync --clean again removes the rest"
         return True
 
     ahead = new_sync(
@@ -119,6 +122,8 @@ def main(argv: list[str]) -> int:
             summary = await target.transfer(plan, ahead=ahead)
             if options.dry_run:
                 show(_listed(summary, json=options.json))
+                if not (options.json or summary.sent_names or summary.removed_names):
+                    say("there is nothing to send or to remove")
             else:
                 report.end(summary)
         finally:
@@ -126,7 +131,7 @@ def main(argv: list[str]) -> int:
         return 0
 
     try:
-        return run_loop(sync, lambda: "files were sent")
+        return run_loop(sync, lambda: phase, lambda: outcome)
     finally:
         report.end()
         ahead.close()

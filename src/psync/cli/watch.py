@@ -30,8 +30,10 @@ from psync.errors import (
     Refused,
 )
 from psync.model import RunSpec
+from psync.sync.listing import look_at
 from psync.sync.machine import program_path
 from psync.sync.program import resolve_program
+from psync.sync.project import CONFIG_NAME
 from psync.text import printable
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ none.
 
 Directories that are left out are not watched, the program is, wherever it lies. On file systems of
 other machines, which tell of no changes, WATCHFILES_FORCE_POLLING=1 has psync look for them.
+
+What psync.toml says counts from the beginning to the end; that it has changed is only told.
 """
 
 GRACE = 10.0
@@ -109,6 +113,8 @@ class _Command:
         self._report = report
         self._grace = grace
         self._program = program_path(order.plan)
+        self._settings = os.path.join(order.plan.project.root, CONFIG_NAME)
+        self._seen = look_at(self._settings)
         self._current: _Current | None = None
         self._outdated = False  # what runs, or does not, is older than what was sent
         self._working: asyncio.Task[None] | None = None
@@ -178,6 +184,7 @@ class _Command:
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 if not done:  # there is time for what can wait
+                    self._see_settings()
                     await self._note()
                 elif following is not None and following.done():
                     self._ended()
@@ -206,6 +213,12 @@ class _Command:
             await self._syncer.note()
         except PsyncError as error:  # the next psync compares everything
             say(str(error), wait=False)
+
+    def _see_settings(self) -> None:
+        """Say once that the project's configuration is not the one that counts here any more."""
+        before, self._seen = self._seen, look_at(self._settings)
+        if before != self._seen:
+            say("psync.toml has changed; that counts once psync watch is started again")
 
     def _ended(self) -> None:
         """The run has ended by itself, or was left."""

@@ -308,7 +308,8 @@ class Pull:
             names = [printable(name) for name in self._missing]
             raise SyncError(
                 f"the mirror on {host} has no {_listed(names)}",
-                hint="psync pull -n . lists what is there; a link on the way is not followed",
+                hint="psync pull -n ., with the same --on, lists what there is to bring; "
+                "a link on the way is not followed",
             )
 
     def _check_cancelled(self) -> None:
