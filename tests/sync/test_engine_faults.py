@@ -2,16 +2,15 @@
 
 import os
 import random
-import shutil
 import signal
 import threading
-from pathlib import Path
 
 import pytest
 from tests.sync.world import Going, World
 
 from psync.errors import PsyncError, SyncError
 from psync.sync import source
+from psync.sync.keeper import NoKeeper
 from psync.sync.listing import Listing, list_tree
 from psync.sync.lock import ProjectLock
 
@@ -133,39 +132,12 @@ def _kill(sync: Going) -> None:
             pass
 
 
-@pytest.mark.long
-@pytest.mark.timeout(900)
-def test_two_hundred_thousand_files(world: World) -> None:
-    for number in range(400):
-        directory = world.root / f"d{number}"
-        directory.mkdir()
-        for name in range(500):
-            os.close(os.open(directory / f"f{name}", os.O_CREAT | os.O_WRONLY))
-    try:
-        assert world.sync().wait().files == 200_001
-        assert world.sync().wait().files == 0
-        shutil.rmtree(world.root / "d7")
-        assert world.sync().wait().removed == 501
-    finally:
-        shutil.rmtree(world.root)
-        shutil.rmtree(world.mirror)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(900)
-def test_a_sparse_file_of_five_gigabytes(world: World) -> None:
-    size = 5 << 30
-    if shutil.disk_usage(world.directory).free < 2 * size:
-        pytest.skip("not enough room")
-    path = world.root / "image"
-    with path.open("wb") as file:
-        file.truncate(size)
-        file.seek(size - 5)
-        file.write(b"end\n")
-    assert world.sync().wait().files == 2
-    copy = Path(world.mirror / "tree/image")
-    assert copy.stat().st_size == size
-    with copy.open("rb") as file:
-        file.seek(size - 5)
-        assert file.read() == b"end\n\0"
-    copy.unlink()
+def test_names_that_differ_only_in_case_are_told_where_case_does_not_count(world: World) -> None:
+    for name in ("Makefile", "makefile", "other"):
+        world.file(name)
+    for folds, warnings in ((False, []), (True, ["Makefile and makefile differ only in case"])):
+        sync = world.sync()
+        sync.to(world.endpoint, NoKeeper(), folds_case=folds)
+        sync.wait()
+        assert world.warnings == warnings
+        assert len(world.mirrored()) == 4  # here it does
