@@ -64,8 +64,9 @@ def _tables() -> list[str]:
 def _limits() -> str:
     return (
         "## Limits\n\n"
-        f"* {m.MAX_DATA} bytes of payload in a `Data` message, {m.MAX_CONTROL} in a JSON one; no\n"
-        f"  message over {MAX_MESSAGE} bytes.\n"
+        f"* {m.MAX_DATA} bytes of payload in a `Data` message, {m.MAX_PIECE} to a peer that says\n"
+        f"  in its hello that it takes as much; {m.MAX_CONTROL} in a JSON one; no message over\n"
+        f"  {MAX_MESSAGE} bytes.\n"
         f"* Output: {m.WINDOW_OUTPUT} unacknowledged bytes per channel; stdin: {m.WINDOW_STDIN}.\n"
         f"* A ping after {m.HEARTBEAT_INTERVAL:.0f} s of silence; dead after "
         f"{m.HEARTBEAT_TIMEOUT:.0f} s; hello within {m.HELLO_TIMEOUT:.0f} s.\n"

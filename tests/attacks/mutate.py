@@ -136,8 +136,8 @@ def oversized() -> Iterator[bytes]:
         yield head + b'{"request":1' + b',"request":1' * 20_000 + b"}"
         yield head + b'"' + b"\\u0000" * 40_000 + b'"'
         yield head + b"1" * 200_000
-    yield HEADER.pack(m.Data.TYPE, 0, 1, 0) + bytes(m.MAX_DATA + 1)
-    yield HEADER.pack(m.Data.TYPE, 0, 1, 2**64 - 1) + bytes(m.MAX_DATA)
+    yield HEADER.pack(m.Data.TYPE, 0, 1, 0) + bytes(m.MAX_PIECE + 1)
+    yield HEADER.pack(m.Data.TYPE, 0, 1, 2**64 - 1) + bytes(m.MAX_PIECE)
 
 
 def _random(chance: random.Random) -> bytes:

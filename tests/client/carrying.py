@@ -17,7 +17,7 @@ from psync.model import Stream
 from psync.protocol import messages as m
 from psync.sync import remote_shell
 from psync.sync.carrier import Carried
-from psync.transport.link import HEADROOM
+from psync.transport.link import FRONT
 
 TIMEOUT = 30.0
 ARGUMENTS = b"rsync\0-x\0.\0/mirror/\0\0"
@@ -26,8 +26,8 @@ ARGUMENTS = b"rsync\0-x\0.\0/mirror/\0\0"
 class DataLink(FakeLink):
     """A fake link that takes pieces of streams as the real one does."""
 
-    def send_data(self, channel: int, stream: int, offset: int, buffer: bytearray) -> None:
-        self.send(m.Data(channel, Stream(stream), offset, bytes(buffer[HEADROOM:])))
+    def send_piece(self, channel: int, stream: int, offset: int, buffer: memoryview) -> None:
+        self.send(m.Data(channel, Stream(stream), offset, bytes(buffer[FRONT:])))
 
 
 class DataDaemon(FakeDaemon):

@@ -8,12 +8,13 @@ import os
 import socket
 from contextlib import suppress
 
+import msgspec
 import pytest
 from tests.client.carrying import ARGUMENTS, Stage
 from tests.support.fake_run import settled
 
 from psync.client import carriage as module
-from psync.client.carriage import ACK_EARLY, Carriage
+from psync.client.carriage import ACK_EARLY, PIECE, Carriage
 from psync.errors import ConnectionLost, ProtocolError, Refused, SyncError
 from psync.model import RunState, Stream
 from psync.protocol import messages as m
@@ -36,6 +37,22 @@ async def test_arguments_in_crumbs() -> None:
         assert not stage.link.sent
         await stage.write(b"\0")
         assert (await stage.link.said(m.OpenTransfer)).arguments == ARGUMENTS
+
+
+@pytest.mark.parametrize(("limits", "largest"), [(m.Limits(), m.MAX_DATA), (m.LIMITS, PIECE)])
+async def test_a_piece_is_as_large_as_the_daemon_takes(limits: m.Limits, largest: int) -> None:
+    data = os.urandom(8 * m.MAX_PIECE)
+    async with Stage() as stage:
+        stage.link.peer = msgspec.structs.replace(stage.link.peer, limits=limits)
+        await stage.opened()
+        stage.to_psync.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * m.MAX_PIECE)
+        writing = asyncio.create_task(stage.write(data))
+        pieces: list[bytes] = []
+        while len(b"".join(pieces)) < len(data):
+            pieces.append((await stage.link.said(m.Data)).data)
+        await writing
+        assert b"".join(pieces) == data
+        assert max(len(piece) for piece in pieces) == largest
 
 
 async def test_no_more_than_a_window_is_on_its_way() -> None:

@@ -79,7 +79,7 @@ class Place:
         )
         self.links.append(link)
         if self.doomed:
-            link.send_data = self._cut  # type: ignore[assignment,method-assign]
+            link.send_piece = self._cut  # type: ignore[assignment,method-assign]
         return link
 
     def _cut(self, *_piece: object) -> None:

@@ -215,6 +215,17 @@ async def test_the_next_holder_begins_when_what_was_sent_before_is_in_the_pipe(
         assert second.output == b"on\n" + b"a" * size + b"b" * size
 
 
+async def test_a_piece_of_stdin_may_be_as_large_as_hello_says(shared: Home) -> None:
+    async with shared.client() as desk:
+        run = desk.start(*shell("wc -c"))
+        await run.running()
+        most = desk.link.peer.limits.data
+        run.send(bytes(most))
+        desk.link.send(m.StdinEnd(run.channel, most))
+        assert (await run.ended()).status.code == 0
+        assert run.output == b"%d\n" % most
+
+
 async def test_after_the_end_of_stdin_there_is_nothing_to_hold(shared: Home) -> None:
     async with shared.client() as desk, shared.client("laptop") as laptop:
         run = desk.start(*shell("echo on; cat; echo over; trap 'exit 3' USR1; sleep 100 & wait"))

@@ -255,6 +255,7 @@ async def test_stdin_is_acknowledged_as_rsync_takes_it(
     home.start()
     async with home.client() as client:
         channel = await frozen(home, client, await project(client, "frozen"))
+        assert client.link.peer.limits.data == m.MAX_PIECE
         channel.send(bytes(m.WINDOW_TRANSFER))
         # its pipe takes some, and that is all
         await client.wait(lambda: channel.acked)

@@ -141,7 +141,7 @@ def test_unknown_optional_messages_are_ignored_and_mandatory_ones_refused() -> N
 
 
 def test_sizes_are_bounded_both_ways() -> None:
-    largest = bytes(m.MAX_DATA)
+    largest = bytes(m.MAX_PIECE)
     message = m.Data(1, Stream.STDOUT, 0, largest)
     assert decode(encode(message)) == message
     with pytest.raises(ProtocolError, match="limit"):

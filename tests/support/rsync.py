@@ -116,8 +116,9 @@ class Channel:
 
     def send(self, data: bytes) -> None:
         """Send stdin, whatever the window says."""
-        for at in range(0, len(data), m.MAX_DATA):
-            piece = data[at : at + m.MAX_DATA]
+        most = self.client.link.peer.limits.data
+        for at in range(0, len(data), most):
+            piece = data[at : at + most]
             self.client.link.send(m.Data(self.channel, Stream.STDIN, self.sent, piece))
             self.sent += len(piece)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -28,7 +29,7 @@ from psync.protocol.codec import encode
 from psync.transport.authority import Authority
 from psync.transport.connect import HungUp, connect
 from psync.transport.identity import ClientIdentity, key_path
-from psync.transport.link import HEADROOM, UNSENT, WRITE_HIGH_WATER, Link, limit_unsent
+from psync.transport.link import FRONT, HEADROOM, UNSENT, WRITE_HIGH_WATER, Link, limit_unsent
 from psync.transport.listen import listen, quiet_strangers
 from psync.transport.tls import client_context, fingerprint, server_context
 
@@ -116,6 +117,23 @@ async def test_messages_flow_both_ways_and_certificates_are_known(host: Host) ->
     assert isinstance(await host.closed.get(), ConnectionLost)
     with pytest.raises(ConnectionLost):
         link.send(m.Ack(1, 6))
+
+
+async def test_a_buffer_may_be_used_again_although_its_piece_waits_to_be_sent(host: Host) -> None:
+    link = await host.connect()
+    there = await host.links.get()
+    assert there._transport is not None and there.peer.limits.data == m.MAX_PIECE
+    there._transport.underlying_transport.pause_reading()
+    sent = []
+    with memoryview(bytearray(FRONT + m.MAX_PIECE)) as buffer:
+        while link.writable:
+            sent.append(os.urandom(m.MAX_PIECE))
+            buffer[FRONT:] = sent[-1]
+            link.send_piece(1, Stream.STDIN, (len(sent) - 1) * m.MAX_PIECE, buffer)
+    there._transport.underlying_transport.resume_reading()
+    for number, piece in enumerate(sent):
+        message = await host.received.get()
+        assert message == m.Data(1, Stream.STDIN, number * m.MAX_PIECE, piece)
 
 
 async def test_a_refusal_arrives_typed(host: Host) -> None:

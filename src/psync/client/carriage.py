@@ -24,19 +24,19 @@ from psync.model import Stream
 from psync.protocol import messages as m
 from psync.sync.carrier import Carried
 from psync.sync.process import Tail
-from psync.transport.link import HEADROOM
+from psync.transport.link import FRONT
 
 if TYPE_CHECKING:
     from psync.transport.link import Link
 
-PIECE = m.MAX_DATA - 64
-"""Bytes of a transfer in a message. With all its headers it fills four TLS records of 16 KiB; a
-full message would need a fifth one for the last few bytes."""
+PIECE = m.MAX_PIECE - 64
+"""Bytes of a transfer in a message, where the daemon takes as much. With all its headers it fills
+eight TLS records of 16 KiB; a full message would need a ninth one for the last few bytes."""
 
 SMALL_PIECE = 4096
 """Bytes of room in the window that are worth a message."""
 
-BURST = 8
+BURST = 4
 """Pieces that are sent before others have their turn."""
 
 ACK_EARLY = m.WINDOW_TRANSFER // 8
@@ -87,6 +87,7 @@ class Carriage:
         self._over = asyncio.Event()
         # to the daemon
         self._piece = PIECE
+        self._buffer = memoryview(b"")
         self._window = m.WINDOW_TRANSFER
         self._sent = 0
         self._sent_acked = 0
@@ -179,6 +180,7 @@ class Carriage:
                 raise ConnectionLost("it is being made again")
             limits = link.peer.limits
             self._piece = min(limits.data, PIECE)
+            self._buffer = memoryview(bytearray(FRONT + self._piece))
             self._window = min(limits.window, m.WINDOW_TRANSFER)
             self._channel, self._link = self._lifeline.join(self), link
             link.send(m.OpenTransfer(channel=self._channel, command=command, arguments=arguments))
@@ -209,18 +211,15 @@ class Carriage:
                 if room == 0:
                     self._ends.read(False)
                     return
-                buffer = bytearray(HEADROOM + room)
-                with memoryview(buffer) as view, view[HEADROOM:] as piece:
-                    count = self._ends.read_into(piece)
+                count = self._ends.read_into(self._buffer[FRONT : FRONT + room])
                 if count is None:
                     break
                 if count == 0:
                     self._ends.close_input()
                     link.send(m.StdinEnd(channel, self._sent))
                     return
-                if count < room:
-                    del buffer[HEADROOM + count :]
-                link.send_data(channel, Stream.STDIN, self._sent, buffer)
+                message = self._buffer[: FRONT + count]
+                link.send_piece(channel, Stream.STDIN, self._sent, message)
                 self._sent += count
         except ConnectionLost as error:
             self.on_lost(error)

@@ -26,7 +26,7 @@ from psync.daemon.transfers import Running
 from psync.errors import NotPaired, PsyncError, Refused, TrustError
 from psync.model import HostFacts
 from psync.paths import ServerPaths
-from psync.protocol.messages import FEATURES, VERSION, Hello
+from psync.protocol.messages import FEATURES, LIMITS, VERSION, Hello
 from psync.text import printable
 from psync.transport.contexts import ServerContexts
 from psync.transport.gate import Gate
@@ -102,6 +102,7 @@ class Connections:
             versions=(VERSION,),
             software=facts.software,
             features=FEATURES,
+            limits=LIMITS,
             facts=facts,
             certificate_expires=ends,
         )

@@ -179,8 +179,9 @@ class Stdin:
         if offset + len(data) > self.taken + m.WINDOW_STDIN:
             raise ProtocolError("more stdin than the window allows")
         news = self._inbound.accept(offset, data)
-        if news:
-            self._send(wire.Stdin(self._inbound.offset - len(news), news))
+        offset = self._inbound.offset - len(news)
+        for at in range(0, len(news), wire.MAX_STDIN):
+            self._send(wire.Stdin(offset + at, news[at : at + wire.MAX_STDIN]))
 
     def end(self, viewer: Viewer, offset: int) -> None:
         """Stdin ends at ``offset``.

@@ -30,8 +30,8 @@ MOST_PIECES = 64
 """Pieces that are written with one system call."""
 
 ACK_EARLY = m.WINDOW_TRANSFER // 8
-"""Bytes that rsync took of which the client is told at once; of fewer when nothing else is to be
-done."""
+"""Bytes that rsync took of which the client is told. It need not know of fewer: its window is many
+times that."""
 
 
 class Transfer:
@@ -79,7 +79,6 @@ class Transfer:
         self._acked = 0  # as the client was told
         self._ended = False
         self._writing = False
-        self._ack: asyncio.Handle | None = None
         # stdout
         self._sent = 0
         self._sent_acked = 0
@@ -202,7 +201,8 @@ class Transfer:
         self._want_write(bool(self._queue))
         if self._ended and not self._queue:
             self._close_stdin()
-        self._tell_taken()
+        if self._taken - self._acked >= ACK_EARLY:
+            self._send_ack()
 
     def _skip(self) -> None:
         self._taken = self._received
@@ -221,16 +221,7 @@ class Transfer:
             self._want_write(False)
             self._rsync.stdin.close()
 
-    def _tell_taken(self) -> None:
-        if self._taken - self._acked >= ACK_EARLY:
-            self._send_ack()
-        elif self._taken > self._acked and self._ack is None:
-            self._ack = self._loop.call_soon(self._send_ack)
-
     def _send_ack(self) -> None:
-        if self._ack is not None:
-            self._ack.cancel()
-            self._ack = None
         if self._audible and not self._dropped and self._taken > self._acked:
             self._acked = self._taken
             self.link.send(m.Ack(self.channel, self._acked))

@@ -15,7 +15,11 @@ SUBPROTOCOL = "psync.v1"
 """Websocket subprotocol named in the handshake."""
 
 MAX_DATA = 64 * 1024
-"""Largest payload of a raw message, in bytes."""
+"""Largest payload of a raw message that everybody takes, in bytes."""
+
+MAX_PIECE = 128 * 1024
+"""Largest payload of a raw message to a peer that says in its ``hello`` that it takes as much, in
+bytes. Half the messages are half the work; on a slow link a control message waits behind one."""
 
 MAX_CONTROL = 256 * 1024
 """Largest JSON payload, in bytes: 64 KiB of arguments and environment and their base64 fit."""

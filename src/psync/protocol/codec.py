@@ -12,7 +12,7 @@ from psync.model import Stream
 from psync.protocol.messages import (
     CONTROL_TYPES,
     MAX_CONTROL,
-    MAX_DATA,
+    MAX_PIECE,
     OPTIONAL,
     RAW,
     Ack,
@@ -27,7 +27,7 @@ from psync.protocol.messages import (
 HEADER = struct.Struct("!BBHQ")
 """type, stream, channel, offset: see ``messages``."""
 
-MAX_MESSAGE = HEADER.size + max(MAX_DATA, MAX_CONTROL)
+MAX_MESSAGE = HEADER.size + max(MAX_PIECE, MAX_CONTROL)
 """Largest message either side has to take, in bytes."""
 
 _STREAMS = (Stream.STDIN, Stream.STDOUT, Stream.STDERR)
@@ -42,9 +42,9 @@ def encode(message: Message) -> bytes:
         ProtocolError: the message is larger than the protocol allows.
     """
     if isinstance(message, Data):
-        if len(message.data) > MAX_DATA:
+        if len(message.data) > MAX_PIECE:
             raise ProtocolError(
-                f"{len(message.data)} bytes of data are over the limit of {MAX_DATA}"
+                f"{len(message.data)} bytes of data are over the limit of {MAX_PIECE}"
             )
         header = HEADER.pack(Data.TYPE, message.stream, message.channel, message.offset)
         return header + message.data
@@ -75,7 +75,7 @@ def decode(message: bytes | memoryview) -> Message | None:
     if kind == Data.TYPE:
         if stream >= len(_STREAMS):
             raise ProtocolError(f"there is no stream {stream}")
-        if len(message) > HEADER.size + MAX_DATA:
+        if len(message) > HEADER.size + MAX_PIECE:
             raise ProtocolError(f"{len(message) - HEADER.size} bytes of data are over the limit")
         if channel == 0:
             raise ProtocolError("data needs a channel")

@@ -24,6 +24,7 @@ from psync.protocol.messages import (
     HEARTBEAT_INTERVAL,
     HEARTBEAT_TIMEOUT,
     HELLO_TIMEOUT,
+    LIMITS,
     VERSION,
     Data,
     Error,
@@ -221,4 +222,4 @@ def error_message(error: PsyncError) -> Error:
 
 def client_hello(software: str) -> Hello:
     """Return the hello of a client that speaks everything this module knows."""
-    return Hello(versions=(VERSION,), software=software, features=FEATURES)
+    return Hello(versions=(VERSION,), software=software, features=FEATURES, limits=LIMITS)

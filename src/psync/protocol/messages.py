@@ -31,6 +31,7 @@ from psync.protocol.base import (
     MAX_CHANNEL as MAX_CHANNEL,
     MAX_CONTROL as MAX_CONTROL,
     MAX_DATA as MAX_DATA,
+    MAX_PIECE as MAX_PIECE,
     OPTIONAL as OPTIONAL,
     RAW as RAW,
     SUBPROTOCOL as SUBPROTOCOL,
@@ -87,11 +88,17 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=False):
         data: largest raw payload in bytes.
         control: largest JSON payload in bytes.
         window: how many unacknowledged bytes the sender takes per channel.
+
+    What a peer does not mention it takes as the first version did: the defaults.
     """
 
     data: Annotated[int, Meta(ge=1024, le=2**31)] = MAX_DATA
     control: Annotated[int, Meta(ge=1024, le=2**31)] = MAX_CONTROL
     window: Annotated[int, Meta(ge=1024, le=2**40)] = WINDOW_OUTPUT
+
+
+LIMITS = Limits(data=MAX_PIECE)
+"""What this version accepts, on both sides."""
 
 
 class Hello(Control, frozen=True, kw_only=True, forbid_unknown_fields=False):

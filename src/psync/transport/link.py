@@ -44,6 +44,9 @@ _WEBSOCKET_HEADER = 14  # bytes that picows wants in front of a message (RFC 645
 HEADROOM = _WEBSOCKET_HEADER + HEADER.size
 """Bytes that ``send_data`` needs in front of a piece."""
 
+FRONT = HEADER.size
+"""Bytes that ``send_piece`` needs in front of a piece."""
+
 CLOSE_TIMEOUT = 2.0
 """Seconds the peer has to answer a closing handshake before the socket is dropped."""
 
@@ -133,7 +136,7 @@ class Link(picows.WSListener):
             channel: the attachment.
             stream: the stream's number.
             offset: where the piece stands in it.
-            buffer: ``HEADROOM`` bytes for headers, then the piece, at most ``MAX_DATA`` bytes. It
+            buffer: ``HEADROOM`` bytes for headers, then the piece, no more than the peer takes. It
                 is handed over: it may not be used again.
 
         Raises:
@@ -145,6 +148,24 @@ class Link(picows.WSListener):
             self._transport.send_reuse_external_bytearray(
                 picows.WSMsgType.BINARY, buffer, _WEBSOCKET_HEADER
             )
+
+    def send_piece(self, channel: int, stream: int, offset: int, buffer: memoryview) -> None:
+        """Send a piece of a stream; the buffer may be used again at once.
+
+        For a client's pieces, which are masked on their way into a buffer of picows' that is used
+        again as well. A daemon's would be copied for nothing: see ``send_data``.
+
+        Args:
+            channel, stream, offset: as for ``send_data``.
+            buffer: ``FRONT`` bytes for a header, then the piece, no more than the peer takes.
+
+        Raises:
+            ConnectionLost: as ``send``.
+        """
+        self._machine.check_open()
+        HEADER.pack_into(buffer, 0, Data.TYPE, stream, channel, offset)
+        if self._transport is not None:
+            self._transport.send(picows.WSMsgType.BINARY, buffer)
 
     def close(self, error: PsyncError | None = None) -> None:
         """Close the connection; an ``error`` is told to the peer. Calling it again does nothing."""
