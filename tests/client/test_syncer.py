@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.support.waiting import wait_until
 from tests.sync.world import World, processes_naming
 
 from psync.client.syncer import Syncer
@@ -101,14 +102,14 @@ async def test_getting_ready_starts_an_rsync_that_the_sync_uses(syncing: Syncing
     assert processes_naming(str(syncing.world.directory))
     assert (await syncing.syncer.sync([syncing.path("a")])).files == 1
     assert syncing.aimed == aimed
-    assert not processes_naming(str(syncing.world.directory))
+    wait_until(lambda: not processes_naming(str(syncing.world.directory)))
 
 
 async def test_getting_ready_for_nothing_leaves_nothing(syncing: Syncing) -> None:
     await syncing.syncer.sync()
     await syncing.syncer.get_ready([syncing.path("a")])
     await syncing.syncer.close()
-    assert not processes_naming(str(syncing.world.directory))
+    wait_until(lambda: not processes_naming(str(syncing.world.directory)))
     await syncing.syncer.close()
 
 
